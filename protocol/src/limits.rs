@@ -1,0 +1,46 @@
+//! Every bound that peers must agree on, in one place, with its reason.
+
+/// One kibibyte-exponent step: BLAKE3's chunk, the smallest thing that can be proved.
+pub const CHUNK_LEN: u32 = 1024;
+/// A group of 16 chunks: the leaf of the tree that nodes keep. Smaller leaves make hashing slower
+/// (4 KiB: 2.6 GB/s a core, 16 KiB: 7.2), larger ones make small reads dearer.
+pub const GROUP_LEN: u32 = 16 * CHUNK_LEN;
+/// The longest block. One IPFS UnixFS leaf as Kubo writes it, and small enough to hold in memory per request.
+pub const BLOCK_LEN_MAX: u32 = 1024 * 1024;
+/// Groups of the longest block.
+pub const GROUPS_MAX: usize = (BLOCK_LEN_MAX / GROUP_LEN) as usize;
+/// Entries of a manifest page, and links of a UnixFS node.
+pub const MANIFEST_PAGE_ENTRIES: usize = 1024;
+
+/// A message header may be this long; the length is checked before anything is allocated.
+pub const HEADER_LEN_MAX: usize = 64 * 1024;
+/// Ranges that one ReadBlock may ask for.
+pub const READ_RANGES_MAX: usize = 32;
+/// Leaves (groups or chunks) that one ReadBlock may be answered with, so that the proofs fit the header.
+pub const READ_LEAVES_MAX: usize = 128;
+/// Digests that one HasBlocks, CommitBlocks or DeleteBlocks may name.
+pub const DIGESTS_PER_REQUEST_MAX: usize = 1024;
+/// Blocks that one receipt may list.
+pub const RECEIPT_BLOCKS_MAX: usize = 256;
+/// Scopes that one grant may open.
+pub const GRANT_SCOPES_MAX: usize = 64;
+/// Addresses that one node record may list.
+pub const NODE_ADDRESSES_MAX: usize = 16;
+/// Bytes of any free text in a record or a refusal.
+pub const TEXT_LEN_MAX: usize = 1024;
+/// Data and parity shards of any code.
+pub const SHARDS_MAX: usize = 64;
+/// Heads that one GetHeads may be answered with.
+pub const HEADS_MAX: usize = 64;
+/// A peer's clock may differ by this much before its signed times are refused.
+pub const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
+
+/// A leaf's path in the longest block never exceeds ten parents (2^10 chunks).
+pub const PATH_LEN_MAX: usize = 10;
+
+// A full answer (128 leaves, each with a whole path) must fit one header beside its fixed fields.
+const _: () = assert!(READ_LEAVES_MAX * PATH_LEN_MAX * 32 + 8 * READ_LEAVES_MAX + 2048 <= HEADER_LEN_MAX);
+const _: () = assert!(READ_LEAVES_MAX >= GROUPS_MAX);
+// Each listed block takes at most 41 bytes of CBOR.
+const _: () = assert!(DIGESTS_PER_REQUEST_MAX * 41 + 4096 <= HEADER_LEN_MAX);
+const _: () = assert!(RECEIPT_BLOCKS_MAX * 41 + 4096 <= HEADER_LEN_MAX);

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Installs what a fresh Debian machine with Rust lacks, and builds RocksDB's static library once.
+# Idempotent: when everything is in place it returns within a second and touches no network.
+#
+#   scripts/setup.sh            packages and RocksDB: enough for `make run`
+#   scripts/setup.sh --tests    also the real S3 clients that the tests drive (AWS CLI, boto3)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${HOLDFAST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/holdfast}
+mkdir -p "$cache"
+
+# --- system packages ---------------------------------------------------------------------------
+# A compiler for the C and C++ parts (RocksDB, aws-lc), libclang for bindgen, mold because linking
+# the test binaries with GNU ld takes minutes on two cores.
+packages=(g++ make cmake perl pkg-config libclang-dev clang mold python3 python3-venv ca-certificates)
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  sudo=""
+  [ "$(id -u)" = 0 ] || sudo="sudo"
+  echo "setup: installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  $sudo apt-get update -qq
+  $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+command -v cargo >/dev/null || { echo "setup: cargo is missing; install Rust first (https://rustup.rs)" >&2; exit 1; }
+
+# --- RocksDB, built once per version, outside the clone -------------------------------------------
+# It compiles for a quarter of an hour on two cores; every profile and clone links this one archive.
+sys_version=$(sed -n '/^name = "librocksdb-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' Cargo.lock 2>/dev/null | head -1 || true)
+sys_version=${sys_version:-0.19.0+11.8.1}
+target_cpu=$(uname -m)
+rocks="$cache/rocksdb-${sys_version}-${target_cpu}"
+if [ ! -f "$rocks/librocksdb.a" ]; then
+  echo "setup: building RocksDB ${sys_version} once into $rocks (about 16 minutes on 2 cores)"
+  exec 9>"$cache/rocksdb.lock"
+  flock 9
+  if [ ! -f "$rocks/librocksdb.a" ]; then
+    work=$(mktemp -d "$cache/rocksdb-build.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    mkdir -p "$work/src"
+    : >"$work/src/lib.rs"
+    cat >"$work/Cargo.toml" <<TOML
+[package]
+name = "rocksdb-archive"
+version = "0.0.0"
+edition = "2021"
+[dependencies]
+librocksdb-sys = { version = "=${sys_version%%+*}", default-features = false, features = ["bindgen-runtime"] }
+[workspace]
+TOML
+    env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC CARGO_TARGET_DIR="$work/target" \
+      cargo build --release --manifest-path "$work/Cargo.toml"
+    mkdir -p "$rocks.partial"
+    find "$work/target/release/build" -name librocksdb.a -exec cp {} "$rocks.partial/" \;
+    [ -f "$rocks.partial/librocksdb.a" ] || { echo "setup: the RocksDB build left no librocksdb.a" >&2; exit 1; }
+    rm -rf "$rocks"
+    mv "$rocks.partial" "$rocks"
+    rm -rf "$work"
+    trap - EXIT
+  fi
+  flock -u 9
+fi
+
+# --- clients for the tests ------------------------------------------------------------------------
+if [ "${1:-}" = "--tests" ]; then
+  command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
+  venv="$cache/venv-1"
+  if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3' 2>/dev/null; then
+    echo "setup: installing the AWS CLI and boto3 into $venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet 'awscli==1.45.11' 'boto3==1.43.11'
+  fi
+fi
