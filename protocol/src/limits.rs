@@ -18,8 +18,8 @@ pub const HEADER_LEN_MAX: usize = 64 * 1024;
 pub const READ_RANGES_MAX: usize = 32;
 /// Leaves (groups or chunks) that one ReadBlock may be answered with, so that the proofs fit the header.
 pub const READ_LEAVES_MAX: usize = 128;
-/// Digests that one HasBlocks, CommitBlocks or DeleteBlocks may name.
-pub const DIGESTS_PER_REQUEST_MAX: usize = 1024;
+/// Claims that one HasBlocks, CommitBlocks, DeleteBlocks or RestoreBlocks may name.
+pub const CLAIMS_PER_REQUEST_MAX: usize = 512;
 /// Blocks that one receipt may list.
 pub const RECEIPT_BLOCKS_MAX: usize = 256;
 /// Scopes that one grant may open.
@@ -41,6 +41,7 @@ pub const PATH_LEN_MAX: usize = 10;
 // A full answer (128 leaves, each with a whole path) must fit one header beside its fixed fields.
 const _: () = assert!(READ_LEAVES_MAX * PATH_LEN_MAX * 32 + 8 * READ_LEAVES_MAX + 2048 <= HEADER_LEN_MAX);
 const _: () = assert!(READ_LEAVES_MAX >= GROUPS_MAX);
-// Each listed block takes at most 41 bytes of CBOR.
-const _: () = assert!(DIGESTS_PER_REQUEST_MAX * 41 + 4096 <= HEADER_LEN_MAX);
+// Each listed claim takes at most 53 bytes of CBOR, each listed block 41. A DeleteBlocks carries its list once,
+// inside the signed order.
+const _: () = assert!(CLAIMS_PER_REQUEST_MAX * 53 + 4096 <= HEADER_LEN_MAX);
 const _: () = assert!(RECEIPT_BLOCKS_MAX * 41 + 4096 <= HEADER_LEN_MAX);

@@ -10,11 +10,11 @@ use crate::cbor::DecodeError;
 use crate::digest::{BlockLen, Digest};
 use crate::key::NamespaceId;
 use crate::limits::{
-    BLOCK_LEN_MAX, DIGESTS_PER_REQUEST_MAX, HEADS_MAX, READ_LEAVES_MAX, READ_RANGES_MAX, TEXT_LEN_MAX,
+    BLOCK_LEN_MAX, CLAIMS_PER_REQUEST_MAX, HEADS_MAX, READ_LEAVES_MAX, READ_RANGES_MAX, TEXT_LEN_MAX,
 };
 use crate::record::{
-    Agreement, AgreementId, Delegation, Disclaimer, NodeRecord, PresentedGrant, PresentedHead, Receipt,
-    ScopeId, Unverified, UnverifiedAgreement,
+    Agreement, AgreementId, ClaimRef, ClaimTag, Delegation, Disclaimer, NodeRecord, PresentedGrant,
+    PresentedHead, Receipt, ScopeId, Unverified, UnverifiedAgreement,
 };
 
 /// The message version this release speaks best.
@@ -56,7 +56,7 @@ pub enum Reply {
     Hello(HelloReply),
     /// To PutBlock: the block is synced on disk.
     PutBlock(PutBlockReply),
-    /// To CommitBlocks, RestoreBlocks and DeleteBlocks: one outcome per digest, in order.
+    /// To CommitBlocks, RestoreBlocks and DeleteBlocks: one outcome per claim, in order.
     Outcomes(Outcomes),
     /// To ReadBlock. The announced raw bytes follow.
     ReadBlock(ReadBlockReply),
@@ -115,6 +115,8 @@ pub struct PutBlock {
     pub digest: Digest,
     /// How many raw bytes follow.
     pub len: BlockLen,
+    /// Names the claim among the agreement's claims on this block.
+    pub tag: ClaimTag,
     /// Who may read; `None` is public.
     pub scope: Option<ScopeId>,
     /// Keep until then without a CommitBlocks.
@@ -132,31 +134,26 @@ pub struct PutBlockReply {
     pub receipt: Unverified<Receipt>,
 }
 
-/// Makes provisional blocks live.
+/// Makes provisional claims live. A claim that does not exist is made, when the agreement has another
+/// one on the same block: that is how a block passes from stripe to stripe without moving.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommitBlocks {
     /// Under which agreement.
     pub agreement: AgreementId,
     /// Which.
-    pub digests: Vec<Digest>,
+    pub claims: Vec<ClaimRef>,
     /// New retention; 0 leaves it as it is.
     pub retain_until_ms: u64,
 }
 
-/// Releases blocks.
+/// Releases claims, by an order that the delegate signs and the node keeps as its defence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeleteBlocks {
-    /// Under which agreement.
-    pub agreement: AgreementId,
-    /// Which.
-    pub digests: Vec<Digest>,
-    /// When the namespace decided it; kept by the node as its defence.
-    pub issued_ms: u64,
-    /// The delegate's signature over the same three fields as a [`DeletionOrder`].
+    /// What to release.
     pub order: Unverified<DeletionOrder>,
 }
 
-/// The part of DeleteBlocks that is signed and kept.
+/// "Let these go": signed by the namespace or its delegate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletionOrder {
     /// Version.
@@ -164,7 +161,7 @@ pub struct DeletionOrder {
     /// Under which agreement.
     pub agreement: AgreementId,
     /// Which.
-    pub digests: Vec<Digest>,
+    pub claims: Vec<ClaimRef>,
     /// When it was decided.
     pub issued_ms: u64,
 }
@@ -176,7 +173,7 @@ impl crate::record::Record for DeletionOrder {
         self.v
     }
     fn check_bounds(&self) -> Result<(), DecodeError> {
-        crate::record::within(self.digests.len() <= DIGESTS_PER_REQUEST_MAX, "digests")
+        crate::record::within(self.claims.len() <= CLAIMS_PER_REQUEST_MAX, "claims")
     }
 }
 
@@ -186,17 +183,17 @@ pub struct RestoreBlocks {
     /// Under which agreement.
     pub agreement: AgreementId,
     /// Which.
-    pub digests: Vec<Digest>,
+    pub claims: Vec<ClaimRef>,
 }
 
-/// One outcome per digest of the request, in its order.
+/// One outcome per claim of the request, in its order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcomes {
     /// The outcomes.
     pub outcomes: Vec<BlockOutcome>,
 }
 
-/// What happened to one block.
+/// What happened to one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockOutcome {
@@ -204,7 +201,7 @@ pub enum BlockOutcome {
     Done,
     /// Nothing to do: it was so already.
     Already,
-    /// No claim of this agreement on this block.
+    /// No such claim of this agreement.
     Absent,
     /// Retained until a later time.
     Retained,
@@ -297,19 +294,19 @@ pub struct HasBlocks {
     /// Under which agreement.
     pub agreement: AgreementId,
     /// Which.
-    pub digests: Vec<Digest>,
+    pub claims: Vec<ClaimRef>,
 }
 
-/// One answer per digest of the request, in its order.
+/// One answer per claim of the request, in its order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HasBlocksReply {
     /// The answers.
     pub held: Vec<Held>,
-    /// From a namespace to its node: the signed no for the digests it does not want.
+    /// From a namespace to its node: the signed no for the claims it does not want.
     pub disclaimer: Option<Unverified<Disclaimer>>,
 }
 
-/// What is held of one block.
+/// What is held of one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
@@ -484,16 +481,15 @@ impl Request {
 
     /// Checks the bounds that CBOR cannot express. Called once, by the framing.
     pub fn check_bounds(&self) -> Result<(), DecodeError> {
-        let digests = |digests: &[Digest]| within(digests.len() <= DIGESTS_PER_REQUEST_MAX, "digests");
+        let claims = |claims: &[ClaimRef]| within(claims.len() <= CLAIMS_PER_REQUEST_MAX, "claims");
         match self {
             Self::Hello(hello) => {
                 within(hello.software.len() <= TEXT_LEN_MAX, "software")?;
                 within(hello.oldest <= hello.newest, "oldest")
             }
-            Self::CommitBlocks(request) => digests(&request.digests),
-            Self::HasBlocks(request) => digests(&request.digests),
-            Self::DeleteBlocks(request) => digests(&request.digests),
-            Self::RestoreBlocks(request) => digests(&request.digests),
+            Self::CommitBlocks(request) => claims(&request.claims),
+            Self::HasBlocks(request) => claims(&request.claims),
+            Self::RestoreBlocks(request) => claims(&request.claims),
             Self::ReadBlock(request) => match &request.part {
                 ReadPart::Whole => Ok(()),
                 ReadPart::Leaves { ranges, unit } => check_ranges(ranges, *unit),
@@ -526,13 +522,13 @@ impl Reply {
     pub fn check_bounds(&self) -> Result<(), DecodeError> {
         match self {
             Self::Hello(reply) => within(reply.software.len() <= TEXT_LEN_MAX, "software"),
-            Self::Outcomes(reply) => within(reply.outcomes.len() <= DIGESTS_PER_REQUEST_MAX, "outcomes"),
+            Self::Outcomes(reply) => within(reply.outcomes.len() <= CLAIMS_PER_REQUEST_MAX, "outcomes"),
             Self::ReadBlock(reply) => {
                 within(reply.body_len <= BLOCK_LEN_MAX, "body_len")?;
                 within(reply.paths.len() <= READ_LEAVES_MAX, "paths")?;
                 within(reply.paths.iter().all(|path| path.siblings.len() % 32 == 0), "siblings")
             }
-            Self::HasBlocks(reply) => within(reply.held.len() <= DIGESTS_PER_REQUEST_MAX, "held"),
+            Self::HasBlocks(reply) => within(reply.held.len() <= CLAIMS_PER_REQUEST_MAX, "held"),
             Self::GetHeads(reply) => within(reply.heads.len() <= HEADS_MAX, "heads"),
             Self::Status(reply) => within(
                 reply.software.len() <= TEXT_LEN_MAX && reply.refusing_writes.len() <= TEXT_LEN_MAX,

@@ -25,7 +25,7 @@ pub mod receipt;
 pub mod stripe;
 
 pub use agreement::{Agreement, AgreementId, SignedAgreement, UnverifiedAgreement};
-pub use claim::{Claim, ClaimState};
+pub use claim::{Claim, ClaimRef, ClaimState, ClaimTag};
 pub use delegation::{Authority, Delegation, Rights};
 pub use disclaimer::Disclaimer;
 pub use grant::{Grant, GrantOps, PresentedGrant, ScopeId};

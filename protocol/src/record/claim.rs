@@ -2,9 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgreementId, Record, ScopeId};
+use super::{AgreementId, Record, ScopeId, random_id};
 use crate::cbor::DecodeError;
 use crate::digest::Digest;
+
+random_id! {
+    /// Tells one namespace's claims on one block apart: the same bytes may serve two stripes on one node.
+    ///
+    /// Opaque to nodes. The namespace derives it from stripe and node, so that a repeated or late
+    /// CommitBlocks or DeleteBlocks hits exactly the claim that it means and no other, and colluding nodes
+    /// cannot tell from it which blocks share a stripe.
+    ClaimTag
+}
+
+/// One claim of an agreement: a block, and which of the claims on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClaimRef(pub Digest, pub ClaimTag);
 
 /// Where a claim stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,7 +31,7 @@ pub enum ClaimState {
     Trash,
 }
 
-/// Who keeps a block, who may read it, until when.
+/// Who keeps a block, who may read it, until when. Unique by (agreement, digest, tag).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Version.
@@ -27,6 +40,8 @@ pub struct Claim {
     pub agreement: AgreementId,
     /// Which block.
     pub digest: Digest,
+    /// Which of the agreement's claims on it.
+    pub tag: ClaimTag,
     /// A grant must hold this scope to read the block; `None` for public blocks, which anybody may read.
     pub scope: Option<ScopeId>,
     /// Where it stands.

@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgreementId, Record, within};
+use super::{AgreementId, ClaimRef, Record, within};
 use crate::cbor::DecodeError;
-use crate::digest::Digest;
-use crate::limits::DIGESTS_PER_REQUEST_MAX;
+use crate::limits::CLAIMS_PER_REQUEST_MAX;
 
 /// "We never committed these": the answer to a node that asks at the end of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +13,8 @@ pub struct Disclaimer {
     pub v: u16,
     /// Under which agreement.
     pub agreement: AgreementId,
-    /// The blocks that nobody wants.
-    pub digests: Vec<Digest>,
+    /// The claims that nobody wants.
+    pub claims: Vec<ClaimRef>,
     /// When it was said.
     pub issued_ms: u64,
 }
@@ -27,6 +26,6 @@ impl Record for Disclaimer {
         self.v
     }
     fn check_bounds(&self) -> Result<(), DecodeError> {
-        within(self.digests.len() <= DIGESTS_PER_REQUEST_MAX, "digests")
+        within(self.claims.len() <= CLAIMS_PER_REQUEST_MAX, "claims")
     }
 }
