@@ -494,9 +494,12 @@ impl Request {
                 ReadPart::Whole => Ok(()),
                 ReadPart::Leaves { ranges, unit } => check_ranges(ranges, *unit),
             },
-            Self::PutBlock(_) | Self::PutHead(_) | Self::GetHeads(_) | Self::Agree(_) | Self::Status(_) => {
-                Ok(())
-            }
+            Self::DeleteBlocks(_)
+            | Self::PutBlock(_)
+            | Self::PutHead(_)
+            | Self::GetHeads(_)
+            | Self::Agree(_)
+            | Self::Status(_) => Ok(()),
         }
     }
 }
