@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make run` and `make test`.
+SHELL := /bin/bash
+ENV := . scripts/env.sh &&
+DATA ?= data
+
+.PHONY: run test demo bench build checked setup setup-tests fmt lint unit e2e soak
+
+# The main job: six nodes, a gateway, an S3 address to use.
+run: build
+	@$(ENV) exec "$$CARGO_TARGET_DIR/release/holdfast" up --data "$(DATA)"
+
+# The whole story: upload, lose two of six nodes, read back, challenge, repair.
+demo: build
+	@$(ENV) exec "$$CARGO_TARGET_DIR/release/holdfast" demo
+
+# Every check. One profile (`checked`) for lints, unit tests and end-to-end tests, so dependencies build once.
+test: setup-tests fmt lint unit e2e
+
+bench: build
+	@$(ENV) cargo build --locked --release -p holdfast-bench
+	@$(ENV) "$$CARGO_TARGET_DIR/release/holdfast-bench" run --binary "$$CARGO_TARGET_DIR/release/holdfast" $(BENCH_ARGS)
+
+build: setup
+	@$(ENV) cargo build --locked --release -p holdfast
+
+checked: setup
+	@$(ENV) cargo build --locked --profile checked -p holdfast
+
+setup:
+	@scripts/setup.sh
+
+setup-tests:
+	@scripts/setup.sh --tests
+
+fmt:
+	@$(ENV) cargo fmt --all --check
+
+lint: setup
+	@$(ENV) cargo clippy --locked --profile checked --workspace --all-targets -- -D warnings
+
+unit: setup-tests
+	@$(ENV) cargo nextest run --locked --cargo-profile checked --workspace --exclude holdfast-tests
+
+e2e: setup-tests checked
+	@$(ENV) cargo nextest run --locked --cargo-profile checked -p holdfast-tests
