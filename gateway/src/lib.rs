@@ -1,1 +1,13 @@
-//! Placeholder head.
+//! The gateway: S3, the admin API and web pages, metadata and keys.
+//!
+//! Turns S3 requests into encrypted blocks on strangers' nodes and back. It owns the namespace's buckets, manifests,
+//! placement and keys; nodes own the bytes. Nothing is acknowledged before enough receipts and one metadata
+//! transaction, and nothing reaches a client that was not verified by [`holdfast_retrieval`].
+
+pub mod config;
+mod gateway;
+pub mod keys;
+
+pub use config::{GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing};
+pub use gateway::{Credentials, Gateway, OpenGatewayError, RunGatewayError};
+pub use keys::{AdminToken, DATA_FORMAT, GatewayKeys, KeysError, RootKey};

@@ -1,0 +1,165 @@
+//! What a gateway is told at its start, with every bound named.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::NodeId;
+use holdfast_protocol::record::Policy;
+use holdfast_protocol::time::{Clock, SystemClock};
+use holdfast_protocol::transport::Transport;
+
+use crate::keys::GatewayKeys;
+
+/// A node that the gateway shall know from its start; its record and agreement are asked of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedNode {
+    /// Which node.
+    pub id: NodeId,
+    /// Where it listens; may be empty for a node of the same process.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Everything [`crate::Gateway::open`] needs.
+#[derive(Clone)]
+pub struct GatewayConfig {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The keys found or made in it.
+    pub keys: GatewayKeys,
+    /// Where S3 is served.
+    pub s3_listen: SocketAddr,
+    /// Where the admin API, the pages and the metrics are served.
+    pub web_listen: SocketAddr,
+    /// The policy of new objects.
+    pub policy: Policy,
+    /// How nodes are reached; its local id is the gateway key's.
+    pub transport: Arc<dyn Transport>,
+    /// Nodes to know from the start, besides those that the metadata remembers.
+    pub seeds: Vec<SeedNode>,
+    /// Memory bounds.
+    pub memory: MemoryLimits,
+    /// Intervals and deadlines.
+    pub timing: Timing,
+    /// Bounds on what clients send.
+    pub http: HttpLimits,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Software name and version, shown to peers.
+    pub software: String,
+}
+
+impl GatewayConfig {
+    /// The defaults, around what has none.
+    pub fn new(dir: PathBuf, keys: GatewayKeys, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            dir,
+            keys,
+            s3_listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            web_listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            policy: Policy::LOCAL,
+            transport,
+            seeds: Vec::new(),
+            memory: MemoryLimits::default(),
+            timing: Timing::default(),
+            http: HttpLimits::default(),
+            clock: Arc::new(SystemClock),
+            software: concat!("holdfast-gateway/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayConfig")
+            .field("dir", &self.dir)
+            .field("s3_listen", &self.s3_listen)
+            .field("web_listen", &self.web_listen)
+            .field("policy", &self.policy.name)
+            .field("seeds", &self.seeds.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Memory bounds. Sixteen streaming clients must fit under 512 MiB with metadata caches and heap overhead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Bytes of request bodies in memory over all uploads, including the parity made of them.
+    pub upload_bytes: usize,
+    /// Bytes of blocks fetched ahead over all downloads.
+    pub download_bytes: usize,
+    /// Bytes fetched ahead by one download.
+    pub download_ahead_bytes: usize,
+}
+
+impl Default for MemoryLimits {
+    fn default() -> Self {
+        Self {
+            upload_bytes: 128 * 1024 * 1024,
+            download_bytes: 128 * 1024 * 1024,
+            download_ahead_bytes: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// Intervals and deadlines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often every node is asked for its status.
+    pub probe_interval: Duration,
+    /// How long a probe may take before the node counts as down.
+    pub probe_timeout: Duration,
+    /// How often the delivery queues are looked at when nothing wakes them.
+    pub queue_interval: Duration,
+    /// How often stripes short of shards are completed.
+    pub completion_interval: Duration,
+    /// How long uncommitted blocks stay on nodes.
+    pub lease: Duration,
+    /// How long requests in flight may go on after the stop.
+    pub drain: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(3),
+            probe_timeout: Duration::from_secs(3),
+            queue_interval: Duration::from_secs(2),
+            completion_interval: Duration::from_secs(5),
+            lease: Duration::from_secs(3600),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Bounds on what clients send, so that none of them can hold the gateway's memory or sockets for free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections open at once on one listener.
+    pub connections: usize,
+    /// Headers of one request.
+    pub headers: usize,
+    /// Bytes of the head of one request, and of the connection's read buffer.
+    pub head_bytes: usize,
+    /// How long the head of a request may take, which also bounds how long a connection may idle.
+    pub head_timeout: Duration,
+    /// How long a body may go without a byte.
+    pub body_idle_timeout: Duration,
+    /// How long a client may leave our answer unread.
+    pub write_idle_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            headers: 100,
+            head_bytes: 64 * 1024,
+            head_timeout: Duration::from_secs(60),
+            body_idle_timeout: Duration::from_secs(60),
+            write_idle_timeout: Duration::from_secs(120),
+        }
+    }
+}
