@@ -5,8 +5,12 @@
 //! transaction, and nothing reaches a client that was not verified by [`holdfast_retrieval`].
 
 pub mod config;
+pub mod crypt;
 mod gateway;
 pub mod keys;
+pub mod layout;
+pub mod meta;
+pub mod unixfs;
 
 pub use config::{GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing};
 pub use gateway::{Credentials, Gateway, OpenGatewayError, RunGatewayError};
