@@ -1,1 +1,12 @@
-//! Placeholder head.
+//! Everything a reader or writer of the network needs: coding, placement, upload with a write quorum,
+//! verified fetch, reconstruction and repair.
+//!
+//! Nothing that a node says leaves this crate unverified: bytes are hashed or proved against a digest from a
+//! trusted record, receipts are checked against the node's key. This crate keeps no metadata; where blocks
+//! live is told by its caller and told back to it.
+
+pub mod block;
+pub mod code;
+pub mod placement;
+pub mod pool;
+pub mod tag;

@@ -1,0 +1,313 @@
+//! The nodes that we know, one connection to each, and how well each of them does.
+//!
+//! The pool owns dialling (at most one attempt at a time per node, with back-off and jitter after failures),
+//! the Hello that opens every connection, connections that nodes open to us because they cannot be dialled,
+//! and the figures that hedging and placement go by: state, latency, free bytes. It keeps a bounded list of
+//! nodes caught lying, with the evidence in words. It never looks into blocks and never chooses a node.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::message::HelloReply;
+use holdfast_protocol::record::{AgreementId, Delegation, Unverified};
+use holdfast_protocol::rpc::Peer;
+use holdfast_protocol::time::{Clock, UnixMs};
+use holdfast_protocol::transport::{Connection, Transport};
+use holdfast_protocol::{Digest, NodeId};
+use parking_lot::{Mutex, RwLock};
+
+pub mod agree;
+mod culprits;
+mod entry;
+mod error;
+pub mod latency;
+pub mod upkeep;
+
+pub use crate::placement::{FailureDomain, Network};
+pub use culprits::Culprit;
+pub use error::PoolError;
+pub use latency::{LatencyView, SizeClass};
+
+use culprits::Culprits;
+use entry::Entry;
+
+/// Nodes that one pool may know. A namespace with more keeps several gateways' pools apart anyway; the bound
+/// keeps a hostile list of node records from filling memory.
+pub const NODES_MAX: usize = 16_384;
+
+/// Called with every new connection after its Hello, so that the owner can serve the streams that the node opens.
+pub type OnConnected = Arc<dyn Fn(NodeId, Arc<dyn Connection>) + Send + Sync>;
+
+/// What a pool needs.
+#[derive(Clone)]
+pub struct PoolConfig {
+    /// Where connections come from.
+    pub transport: Arc<dyn Transport>,
+    /// For whom we act; without it, connections may only read under grants.
+    pub delegation: Option<Unverified<Delegation>>,
+    /// Software name and version, for people.
+    pub software: String,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Called with every new connection.
+    pub on_connected: Option<OnConnected>,
+    /// How long dialling and Hello together may take.
+    pub connect_timeout: Duration,
+}
+
+impl PoolConfig {
+    /// A pool over `transport` with the usual times.
+    pub fn new(transport: Arc<dyn Transport>, software: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            transport,
+            delegation: None,
+            software: software.into(),
+            clock,
+            on_connected: None,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the owner of the pool knows about a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownNode {
+    /// Which.
+    pub id: NodeId,
+    /// Where to dial it, best first; empty for a node that only dials out.
+    pub addresses: Vec<SocketAddr>,
+    /// Our agreement with it; nothing can be written without one.
+    pub agreement: Option<AgreementId>,
+    /// What it shares with others.
+    pub domain: FailureDomain,
+    /// Bytes it offers.
+    pub capacity_bytes: u64,
+    /// Bytes still free, as last heard.
+    pub free_bytes: u64,
+    /// Takes no new blocks (draining, or full): still read from.
+    pub accepts_writes: bool,
+}
+
+/// Whether a node answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// The last thing it was asked, it answered.
+    Up,
+    /// It did not.
+    Down {
+        /// Since when.
+        since_ms: UnixMs,
+    },
+    /// Never tried.
+    Unknown,
+}
+
+impl NodeState {
+    /// Whether there is reason to believe that it does not answer.
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::Down { .. })
+    }
+}
+
+/// A node as the pool sees it now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeView {
+    /// What was told about it.
+    pub known: KnownNode,
+    /// Whether it answers.
+    pub state: NodeState,
+    /// How long small answers take (up to [`latency::SMALL_MAX`] bytes).
+    pub small: LatencyView,
+    /// How long large ones take.
+    pub large: LatencyView,
+    /// Times it was caught lying.
+    pub lies: u64,
+}
+
+/// How a request to a node went.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It answered, and what it said was verified.
+    Ok {
+        /// From asking to the last byte.
+        latency: Duration,
+        /// Bytes of blocks moved, which decides with which others the latency is compared.
+        bytes: usize,
+    },
+    /// It did not answer, or said that it could not: costs trust in its liveness, nothing else.
+    Failed,
+    /// It said something that is provably wrong.
+    Lied {
+        /// The evidence, in words.
+        what: String,
+        /// About which block.
+        digest: Option<Digest>,
+    },
+}
+
+/// The known nodes and the connections to them.
+pub struct NodePool {
+    config: PoolConfig,
+    delegation: RwLock<Option<Unverified<Delegation>>>,
+    nodes: RwLock<HashMap<NodeId, Arc<Entry>>>,
+    culprits: Mutex<Culprits>,
+}
+
+impl NodePool {
+    /// A pool that knows nobody yet.
+    pub fn new(config: PoolConfig) -> Arc<Self> {
+        let delegation = RwLock::new(config.delegation.clone());
+        Arc::new(Self {
+            config,
+            delegation,
+            nodes: RwLock::default(),
+            culprits: Mutex::new(Culprits::default()),
+        })
+    }
+
+    /// Our own id.
+    pub fn local_id(&self) -> NodeId {
+        self.config.transport.local_id()
+    }
+
+    /// The wall clock of this pool.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.config.clock
+    }
+
+    /// Presents this delegation on connections made from now on.
+    pub fn set_delegation(&self, delegation: Unverified<Delegation>) {
+        *self.delegation.write() = Some(delegation);
+    }
+
+    /// Adds a node, or replaces what is known of it; connection, state and figures stay.
+    ///
+    /// # Errors
+    /// [`PoolError::Full`] when [`NODES_MAX`] others are known.
+    pub fn upsert(&self, known: KnownNode) -> Result<(), PoolError> {
+        let mut nodes = self.nodes.write();
+        if let Some(entry) = nodes.get(&known.id) {
+            entry.set_known(known);
+            return Ok(());
+        }
+        if nodes.len() >= NODES_MAX {
+            return Err(PoolError::Full { node: known.id, max: NODES_MAX });
+        }
+        nodes.insert(known.id, Arc::new(Entry::new(known)));
+        Ok(())
+    }
+
+    /// Forgets a node and closes the connection to it.
+    pub fn remove(&self, id: NodeId) {
+        let entry = self.nodes.write().remove(&id);
+        if let Some(entry) = entry {
+            entry.disconnect("no longer known here");
+        }
+    }
+
+    /// All known nodes, in the order of their ids.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let mut views: Vec<NodeView> = self.nodes.read().values().map(|entry| entry.view()).collect();
+        views.sort_unstable_by_key(|view| view.known.id);
+        views
+    }
+
+    /// One node.
+    pub fn node(&self, id: NodeId) -> Option<NodeView> {
+        self.nodes.read().get(&id).map(|entry| entry.view())
+    }
+
+    /// The agreement with a node, if there is one.
+    pub fn agreement(&self, id: NodeId) -> Option<AgreementId> {
+        self.nodes.read().get(&id).and_then(|entry| entry.agreement())
+    }
+
+    /// The connection to a node, made if there is none.
+    ///
+    /// At most one attempt runs at a time per node: callers that come meanwhile wait for it. After a failure
+    /// the next attempt waits (250 ms, doubling up to 30 s, with jitter), and until then this fails at once.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a half-made connection is dropped, and the next caller dials anew.
+    pub async fn peer(&self, id: NodeId) -> Result<Peer, PoolError> {
+        let entry = self.entry(id)?;
+        if let Some(peer) = entry.connected() {
+            return Ok(peer);
+        }
+        let _dialling = entry.dialling().await;
+        if let Some(peer) = entry.connected() {
+            return Ok(peer);
+        }
+        entry.may_dial(id)?;
+        let addresses = entry.addresses();
+        let attempt = async {
+            let connection = self
+                .config
+                .transport
+                .dial(id, &addresses)
+                .await
+                .map_err(|source| PoolError::Dial { node: id, source })?;
+            self.greet(&entry, connection).await
+        };
+        let timeout = self.config.connect_timeout;
+        let made = match tokio::time::timeout(timeout, attempt).await {
+            Ok(made) => made,
+            Err(_) => Err(PoolError::Timeout { node: id, after: timeout }),
+        };
+        match made {
+            Ok((peer, _)) => Ok(peer),
+            Err(error) => {
+                entry.failed_to_connect(self.now_ms());
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over a connection that a known node opened to us (it may not be reachable in any other way).
+    pub async fn adopt(&self, connection: Arc<dyn Connection>) -> Result<HelloReply, PoolError> {
+        let id = connection.peer();
+        let entry = self.entry(id)?;
+        let timeout = self.config.connect_timeout;
+        let greeted = tokio::time::timeout(timeout, self.greet(&entry, connection)).await;
+        let (_, reply) = greeted.map_err(|_| PoolError::Timeout { node: id, after: timeout })??;
+        Ok(reply)
+    }
+
+    /// Tells the pool how a request went. Unknown nodes are ignored.
+    pub fn report(&self, id: NodeId, outcome: Outcome) {
+        let Ok(entry) = self.entry(id) else { return };
+        match outcome {
+            Outcome::Ok { latency, bytes } => entry.answered(latency, bytes),
+            Outcome::Failed => entry.failed(self.now_ms()),
+            Outcome::Lied { what, digest } => {
+                entry.lied();
+                tracing::warn!(node = %id, ?digest, what, "a node was caught lying");
+                self.culprits.lock().add(id, what, digest, self.now_ms());
+            }
+        }
+    }
+
+    /// Who was caught lying, latest first.
+    pub fn culprits(&self) -> Vec<Culprit> {
+        self.culprits.lock().list()
+    }
+
+    /// How long a node's answers of about `bytes` bytes take.
+    pub fn latency(&self, id: NodeId, bytes: usize) -> LatencyView {
+        self.entry(id).map(|entry| entry.latency(SizeClass::of(bytes))).unwrap_or_default()
+    }
+
+    fn entry(&self, id: NodeId) -> Result<Arc<Entry>, PoolError> {
+        self.nodes.read().get(&id).cloned().ok_or(PoolError::Unknown { node: id })
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.nodes.read().values().cloned().collect()
+    }
+
+    fn now_ms(&self) -> UnixMs {
+        self.config.clock.now_ms()
+    }
+}

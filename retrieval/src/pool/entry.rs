@@ -1,0 +1,258 @@
+//! One node of the pool: what is known, the connection, the back-off and the figures.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::NodeId;
+use holdfast_protocol::message::HelloReply;
+use holdfast_protocol::record::{AgreementId, SignedAgreement};
+use holdfast_protocol::rpc::{HelloParams, Peer};
+use holdfast_protocol::time::UnixMs;
+use holdfast_protocol::transport::Connection;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::latency::{Estimator, LatencyView, SizeClass};
+use super::{KnownNode, NodePool, NodeState, NodeView, PoolError};
+
+/// Wait after the first failure to connect; each further one doubles it.
+const BACKOFF_FIRST: Duration = Duration::from_millis(250);
+/// The longest wait. A node that comes back is found within this time at the latest.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+pub(super) struct Entry {
+    inner: Mutex<Inner>,
+    /// Held while dialling, so that one attempt runs at a time.
+    dial: tokio::sync::Mutex<()>,
+}
+
+struct Inner {
+    known: KnownNode,
+    peer: Option<Peer>,
+    /// The agreement that the node named in its last Hello, both signatures checked.
+    agreed: Option<SignedAgreement>,
+    state: NodeState,
+    failures: u32,
+    retry_at: Option<Instant>,
+    last_answer: Option<Instant>,
+    small: Estimator,
+    large: Estimator,
+    lies: u64,
+}
+
+impl Entry {
+    pub(super) fn new(known: KnownNode) -> Self {
+        let inner = Inner {
+            known,
+            peer: None,
+            agreed: None,
+            state: NodeState::Unknown,
+            failures: 0,
+            retry_at: None,
+            last_answer: None,
+            small: Estimator::default(),
+            large: Estimator::default(),
+            lies: 0,
+        };
+        Self { inner: Mutex::new(inner), dial: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(super) fn set_known(&self, known: KnownNode) {
+        let mut inner = self.inner.lock();
+        if inner.known.addresses != known.addresses {
+            // A node that moved deserves an attempt at its new place at once.
+            inner.retry_at = None;
+        }
+        inner.known = known;
+    }
+
+    pub(super) fn update_known(&self, change: impl FnOnce(&mut KnownNode)) {
+        change(&mut self.inner.lock().known);
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.inner.lock().known.id
+    }
+
+    pub(super) fn view(&self) -> NodeView {
+        let inner = self.inner.lock();
+        NodeView {
+            known: inner.known.clone(),
+            state: inner.state,
+            small: inner.small.view(),
+            large: inner.large.view(),
+            lies: inner.lies,
+        }
+    }
+
+    pub(super) fn agreement(&self) -> Option<AgreementId> {
+        self.inner.lock().known.agreement
+    }
+
+    pub(super) fn agreed(&self) -> Option<SignedAgreement> {
+        self.inner.lock().agreed.clone()
+    }
+
+    pub(super) fn set_agreed(&self, agreed: SignedAgreement) {
+        let mut inner = self.inner.lock();
+        inner.known.agreement = Some(agreed.id());
+        inner.agreed = Some(agreed);
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.inner.lock().known.addresses.clone()
+    }
+
+    /// The open connection, if there is one.
+    pub(super) fn connected(&self) -> Option<Peer> {
+        let mut inner = self.inner.lock();
+        if inner.peer.as_ref().is_some_and(|peer| peer.connection().is_closed()) {
+            inner.peer = None;
+        }
+        inner.peer.clone()
+    }
+
+    pub(super) async fn dialling(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.dial.lock().await
+    }
+
+    /// Whether the back-off after the last failure is over.
+    pub(super) fn may_dial(&self, node: NodeId) -> Result<(), PoolError> {
+        let inner = self.inner.lock();
+        let wait = inner.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        match wait {
+            Some(wait) if !wait.is_zero() => {
+                Err(PoolError::BackingOff { node, failures: inner.failures, wait })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn failed_to_connect(&self, now_ms: UnixMs) {
+        let mut inner = self.inner.lock();
+        inner.failures = inner.failures.saturating_add(1);
+        inner.retry_at = Some(Instant::now() + backoff(inner.failures));
+        inner.go_down(now_ms);
+    }
+
+    pub(super) fn failed(&self, now_ms: UnixMs) {
+        self.inner.lock().go_down(now_ms);
+    }
+
+    pub(super) fn answered(&self, latency: Duration, bytes: usize) {
+        let mut inner = self.inner.lock();
+        match SizeClass::of(bytes) {
+            SizeClass::Small => inner.small.add(latency),
+            SizeClass::Large => inner.large.add(latency),
+        }
+        inner.come_up();
+    }
+
+    /// It answered something that carries no figure worth keeping.
+    pub(super) fn alive(&self) {
+        self.inner.lock().come_up();
+    }
+
+    pub(super) fn lied(&self) {
+        let mut inner = self.inner.lock();
+        inner.lies = inner.lies.saturating_add(1);
+    }
+
+    pub(super) fn latency(&self, class: SizeClass) -> LatencyView {
+        let inner = self.inner.lock();
+        match class {
+            SizeClass::Small => inner.small.view(),
+            SizeClass::Large => inner.large.view(),
+        }
+    }
+
+    /// Time since it last answered anything.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.inner.lock().last_answer.map(|at| at.elapsed())
+    }
+
+    pub(super) fn disconnect(&self, reason: &str) {
+        if let Some(peer) = self.inner.lock().peer.take() {
+            peer.connection().close(reason);
+        }
+    }
+
+    fn connect(&self, peer: Peer, reply: &HelloReply) {
+        // An agreement that does not verify, or is another node's, is as good as none; writes will say so.
+        let agreed = reply.agreement.as_ref().and_then(|agreement| agreement.verify().ok());
+        let mut inner = self.inner.lock();
+        if let Some(agreed) = agreed.filter(|agreed| agreed.terms().node == peer.id()) {
+            inner.agreed = Some(agreed);
+        }
+        inner.peer = Some(peer);
+        inner.come_up();
+    }
+}
+
+impl Inner {
+    fn go_down(&mut self, now_ms: UnixMs) {
+        if !self.state.is_down() {
+            self.state = NodeState::Down { since_ms: now_ms };
+        }
+    }
+
+    fn come_up(&mut self) {
+        self.state = NodeState::Up;
+        self.failures = 0;
+        self.retry_at = None;
+        self.last_answer = Some(Instant::now());
+    }
+}
+
+impl NodePool {
+    /// Says Hello on a fresh connection and keeps it.
+    pub(super) async fn greet(
+        &self,
+        entry: &Entry,
+        connection: Arc<dyn Connection>,
+    ) -> Result<(Peer, HelloReply), PoolError> {
+        let id = connection.peer();
+        let hello = HelloParams {
+            delegation: self.delegation.read().clone(),
+            node_record: None,
+            software: self.config.software.clone(),
+            now_ms: self.now_ms(),
+        };
+        let (peer, reply) = Peer::hello(Arc::clone(&connection), hello)
+            .await
+            .map_err(|source| PoolError::Call { node: id, source })?;
+        entry.connect(peer.clone(), &reply);
+        tracing::debug!(node = %id, software = reply.software, "connected");
+        if let Some(on_connected) = &self.config.on_connected {
+            on_connected(id, connection);
+        }
+        Ok((peer, reply))
+    }
+}
+
+/// The wait after this many failures in a row: doubled each time, and between half and all of it at random,
+/// so that many gateways do not call on a node that comes back at the same moment.
+fn backoff(failures: u32) -> Duration {
+    let whole = BACKOFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
+    let mut random = [0u8; 2];
+    // Without random bytes the wait is merely not jittered.
+    let _ = getrandom::fill(&mut random);
+    whole / 2 + (whole / 2).mul_f64(f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_with_jitter_up_to_its_bound() {
+        for failures in 1..40 {
+            let whole = (BACKOFF_FIRST * (1 << (failures - 1).min(10))).min(BACKOFF_MAX);
+            for _ in 0..20 {
+                let wait = backoff(failures);
+                assert!(wait >= whole / 2 && wait <= whole, "{failures} failures: {wait:?}");
+            }
+        }
+    }
+}
