@@ -1,1 +1,102 @@
-fn main() {}
+//! `holdfast`: one program for the disk owner, the uploader, the training job and the auditor.
+//!
+//! This crate parses, wires the parts together and talks to people. It owns no format and no protocol.
+
+mod args;
+mod auditor;
+mod client;
+mod dataset;
+mod demo;
+mod gateway;
+mod inspect;
+mod network;
+mod node;
+mod objects;
+mod output;
+mod repair;
+mod settings;
+mod signals;
+mod sizes;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::args::{AuditorCommand, Cli, Command, ConfigCommand, GatewayCommand, NodeCommand, RepairCommand};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let (cli, settings) = match parse() {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            if let Some(clap) = error.downcast_ref::<clap::Error>() {
+                clap.exit();
+            }
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let output = Output::new(cli.json);
+    if let Err(error) = start_logging(&cli.log) {
+        output.error(&error);
+        return ExitCode::from(2);
+    }
+    match run(cli, output, settings) {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse() -> Result<(Cli, Vec<settings::Setting>)> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let file = match settings::config_path(&arguments) {
+        Some(path) => settings::read_file(&path)?,
+        None => toml::Table::new(),
+    };
+    let command = settings::apply_file(Cli::command(), &file, "")?;
+    let matches = command.clone().try_get_matches_from(arguments)?;
+    Ok((Cli::from_arg_matches(&matches)?, settings::list(&command, &file)))
+}
+
+fn start_logging(filter: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .with_context(|| format!("`{filter}` is not a log filter; write for example warn or holdfast_gateway=debug"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<ExitCode> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async move {
+        match cli.command {
+            Command::Up(args) => up::run(args, output).await,
+            Command::Node(NodeCommand::Init(args)) => node::init(&args, output).await,
+            Command::Node(NodeCommand::Run(args)) => node::run(args, output).await,
+            Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
+            Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
+            Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
+            Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,
+            Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
+            Command::Put(args) => objects::put(args, output).await,
+            Command::Get(args) => objects::get(args, output).await,
+            Command::Cat(args) => objects::cat(args).await,
+            Command::Ls(args) => objects::ls(args, output).await,
+            Command::Rm(args) => objects::rm(args, output).await,
+            Command::Inspect(args) => inspect::run(&args, output),
+            Command::Config(ConfigCommand::Show) => {
+                output.settings(&settings);
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Demo(args) => demo::run(args, output).await,
+        }
+    });
+    // What is worth waiting for has been awaited; blocking reads of standard input must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}

@@ -1,0 +1,363 @@
+//! `put`, `get`, `cat`, `ls`, `rm`: files and directories in and out of buckets, over S3.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::args::{CatArgs, GetArgs, LsArgs, PutArgs, RmArgs};
+use crate::client::S3;
+use crate::network::Access;
+use crate::output::Output;
+use crate::sizes::ByteSize;
+
+/// Files up to this size go in one request; longer ones in parts of it. In memory per job, so 8 jobs take 128 MiB.
+const PART_LEN: usize = 16 * 1024 * 1024;
+/// S3's own limit, which bounds a file to 160 GB with these parts; longer files get longer parts.
+const PARTS_MAX: u64 = 10_000;
+
+/// What became of one file.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Transferred {
+    /// The object's key.
+    pub(crate) key: String,
+    /// Bytes.
+    pub(crate) bytes: u64,
+    /// The root CID, where the gateway named it.
+    pub(crate) cid: Option<String>,
+}
+
+/// Splits `BUCKET/KEY`.
+fn split(target: &str) -> Result<(&str, &str)> {
+    let target = target.strip_prefix("s3://").unwrap_or(target);
+    let (bucket, key) = target.split_once('/').unwrap_or((target, ""));
+    if bucket.is_empty() {
+        bail!("`{target}` names no bucket; write BUCKET/KEY");
+    }
+    Ok((bucket, key))
+}
+
+/// `holdfast put`.
+pub(crate) async fn put(args: PutArgs, output: Output) -> Result<ExitCode> {
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let (bucket, key) = split(&args.target)?;
+    let files = plan_upload(&args.source, key)?;
+    s3.create_bucket(bucket, args.public).await?;
+    let done = upload(&s3, bucket, files, usize::from(args.jobs), output).await?;
+    let bytes: u64 = done.iter().map(|file| file.bytes).sum();
+    for file in &done {
+        output.value(file);
+        if done.len() <= 20 {
+            output.say(format!("{}/{}  {}  {}", bucket, file.key, ByteSize(file.bytes), cid_text(file)));
+        }
+    }
+    output.say(format!("{} files, {} uploaded to {bucket}", done.len(), ByteSize(bytes)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cid_text(file: &Transferred) -> &str {
+    file.cid.as_deref().unwrap_or("-")
+}
+
+/// Files to upload with their keys, sorted by key.
+pub(crate) fn plan_upload(source: &Path, key: &str) -> Result<Vec<(PathBuf, String, u64)>> {
+    let metadata = std::fs::metadata(source).with_context(|| format!("cannot read {}", source.display()))?;
+    if metadata.is_file() {
+        let name = source.file_name().and_then(|name| name.to_str()).context("the file's name is not UTF-8")?;
+        let key = if key.is_empty() || key.ends_with('/') { format!("{key}{name}") } else { key.to_owned() };
+        return Ok(vec![(source.to_path_buf(), key, metadata.len())]);
+    }
+    let prefix = if key.is_empty() || key.ends_with('/') { key.to_owned() } else { format!("{key}/") };
+    let mut files = Vec::new();
+    let mut folders = vec![source.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            let metadata = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            if metadata.is_dir() {
+                folders.push(path);
+            } else if metadata.is_file() {
+                let relative = path.strip_prefix(source)?;
+                let name = relative.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+                let key = format!("{prefix}{name}");
+                files.push((path, key, metadata.len()));
+            }
+        }
+    }
+    files.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(files)
+}
+
+/// Uploads files, `jobs` at a time; the first failure ends it.
+pub(crate) async fn upload(
+    s3: &S3,
+    bucket: &str,
+    files: Vec<(PathBuf, String, u64)>,
+    jobs: usize,
+    output: Output,
+) -> Result<Vec<Transferred>> {
+    let total = files.iter().map(|file| file.2).sum();
+    let bar = output.bytes_bar(total, "uploading");
+    let done = futures::stream::iter(files)
+        .map(|(path, key, _)| {
+            let (s3, bar) = (s3.clone(), bar.clone());
+            async move {
+                let outcome = upload_file(&s3, bucket, &key, &path, &bar).await;
+                outcome.with_context(|| format!("uploading {} as {bucket}/{key} failed", path.display()))
+            }
+        })
+        .buffered(jobs)
+        .try_collect()
+        .await;
+    bar.finish_and_clear();
+    done
+}
+
+async fn upload_file(s3: &S3, bucket: &str, key: &str, path: &Path, bar: &ProgressBar) -> Result<Transferred> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let len = file.metadata().await?.len();
+    let part_len = part_len_for(len);
+    let first = read_part(&mut file, part_len).await?;
+    if first.len() < part_len {
+        let bytes = first.len() as u64;
+        let cid = s3.put(bucket, key, first).await?;
+        bar.inc(bytes);
+        return Ok(Transferred { key: key.to_owned(), bytes, cid });
+    }
+    let upload = s3.create_upload(bucket, key).await?;
+    let mut etags = Vec::new();
+    let mut bytes = 0u64;
+    let mut part = first;
+    while !part.is_empty() {
+        let number = u16::try_from(etags.len() + 1).context("the file grew past 10,000 parts")?;
+        let len = part.len() as u64;
+        etags.push(s3.put_part((bucket, key), &upload, number, part).await?);
+        bytes += len;
+        bar.inc(len);
+        part = read_part(&mut file, part_len).await?;
+    }
+    let cid = s3.complete((bucket, key), &upload, &etags).await?;
+    Ok(Transferred { key: key.to_owned(), bytes, cid })
+}
+
+fn part_len_for(len: u64) -> usize {
+    let needed = len.div_ceil(PARTS_MAX).next_multiple_of(1024 * 1024);
+    usize::try_from(needed).unwrap_or(usize::MAX).max(PART_LEN)
+}
+
+async fn read_part(file: &mut tokio::fs::File, part_len: usize) -> Result<Bytes> {
+    let mut part = Vec::new();
+    file.take(part_len as u64).read_to_end(&mut part).await?;
+    Ok(Bytes::from(part))
+}
+
+/// `holdfast get`.
+pub(crate) async fn get(args: GetArgs, output: Output) -> Result<ExitCode> {
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let (bucket, key) = split(&args.source)?;
+    let files: Vec<(String, PathBuf, u64)> = if key.is_empty() || key.ends_with('/') {
+        let listed = s3.list_all(bucket, key).await?;
+        let mut files = Vec::new();
+        for object in listed {
+            files.push((object.key.clone(), safe_path(&args.target, &object.key[key.len()..])?, object.size));
+        }
+        files
+    } else {
+        let target = if args.target.is_dir() {
+            args.target.join(key.rsplit('/').next().unwrap_or(key))
+        } else {
+            args.target.clone()
+        };
+        vec![(key.to_owned(), target, 0)]
+    };
+    if files.is_empty() {
+        bail!("nothing lies under {bucket}/{key}; `holdfast ls {bucket}` shows what does");
+    }
+    let total = files.iter().map(|file| file.2).sum();
+    let bar = output.bytes_bar(total, "downloading");
+    let done: Vec<Transferred> = futures::stream::iter(files)
+        .map(|(key, path, _)| {
+            let (s3, bar) = (s3.clone(), bar.clone());
+            async move {
+                let outcome = download_file(&s3, bucket, &key, &path, &bar).await;
+                outcome.with_context(|| format!("downloading {bucket}/{key} failed"))
+            }
+        })
+        .buffered(usize::from(args.jobs))
+        .try_collect()
+        .await?;
+    bar.finish_and_clear();
+    let bytes: u64 = done.iter().map(|file| file.bytes).sum();
+    done.iter().for_each(|file| output.value(file));
+    output.say(format!("{} files, {} to {}", done.len(), ByteSize(bytes), args.target.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A key never writes outside the target directory.
+fn safe_path(target: &Path, relative: &str) -> Result<PathBuf> {
+    let relative_path = Path::new(relative);
+    let is_plain = relative_path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if relative.is_empty() || relative.ends_with('/') || !is_plain {
+        bail!("the key `{relative}` cannot be a file below {}; fetch it alone by name", target.display());
+    }
+    Ok(target.join(relative_path))
+}
+
+async fn download_file(s3: &S3, bucket: &str, key: &str, path: &Path, bar: &ProgressBar) -> Result<Transferred> {
+    if let Some(parent) = path.parent() {
+        tokio::fs::create_dir_all(parent).await.with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    // Whole under its own name or not at all: a reader never meets half a file.
+    let partial = path.with_file_name(format!(
+        ".{}.partial",
+        path.file_name().and_then(|name| name.to_str()).context("the target's name is not UTF-8")?
+    ));
+    let mut file =
+        tokio::fs::File::create(&partial).await.with_context(|| format!("cannot create {}", partial.display()))?;
+    let response = s3.open(bucket, key, 0).await?;
+    let expected: Option<u64> = header(&response, "content-length").and_then(|text| text.parse().ok());
+    let cid = header(&response, "x-holdfast-cid").map(str::to_owned);
+    if bar.length() == Some(0) {
+        bar.set_length(expected.unwrap_or(0));
+    }
+    let mut body = response.into_body();
+    let mut bytes = 0u64;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.context("the connection broke off")?.into_data() {
+            bytes += data.len() as u64;
+            bar.inc(data.len() as u64);
+            file.write_all(&data).await.with_context(|| format!("cannot write {}", partial.display()))?;
+        }
+    }
+    if expected.is_some_and(|expected| expected != bytes) {
+        bail!("{bytes} bytes came instead of {}", expected.unwrap_or(0));
+    }
+    file.flush().await?;
+    file.sync_all().await?;
+    tokio::fs::rename(&partial, path).await.with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(Transferred { key: key.to_owned(), bytes, cid })
+}
+
+fn header<'a>(response: &'a http::Response<hyper::body::Incoming>, name: &str) -> Option<&'a str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Streams an object to `sink`, chunk by chunk; returns its length.
+pub(crate) async fn stream(s3: &S3, bucket: &str, key: &str, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+    let mut body = s3.open(bucket, key, 0).await?.into_body();
+    let mut bytes = 0u64;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.context("the connection broke off")?.into_data() {
+            bytes += data.len() as u64;
+            sink(&data)?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// `holdfast cat`.
+pub(crate) async fn cat(args: CatArgs) -> Result<ExitCode> {
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let (bucket, key) = split(&args.source)?;
+    stream(&s3, bucket, key, |data| std::io::stdout().write_all(data).context("cannot write to standard output"))
+        .await?;
+    std::io::stdout().flush().context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast ls`.
+pub(crate) async fn ls(args: LsArgs, output: Output) -> Result<ExitCode> {
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let Some(target) = &args.target else {
+        for bucket in s3.buckets().await? {
+            output.value(&serde_json::json!({ "bucket": bucket }));
+            output.say(bucket);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (bucket, prefix) = split(target)?;
+    let delimiter = (!args.recursive).then_some("/");
+    let mut after = None;
+    loop {
+        let page = s3.list(bucket, prefix, delimiter, after.as_deref()).await?;
+        for item in &page.items {
+            output.value(item);
+            if item.is_prefix {
+                output.say(format!("{:>12}  {:24}  {}", "", "", item.key));
+            } else {
+                let when = item.last_modified.as_deref().unwrap_or("");
+                output.say(format!("{:>12}  {when:24}  {}", ByteSize(item.size).to_string(), item.key));
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+/// `holdfast rm`.
+pub(crate) async fn rm(args: RmArgs, output: Output) -> Result<ExitCode> {
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let (bucket, key) = split(&args.target)?;
+    let keys: Vec<String> = if args.recursive {
+        s3.list_all(bucket, key).await?.into_iter().map(|object| object.key).collect()
+    } else if key.is_empty() {
+        bail!("`{}` names a bucket; write BUCKET/KEY, or use --recursive", args.target);
+    } else {
+        vec![key.to_owned()]
+    };
+    let bar = output.count_bar(keys.len() as u64, "deleting");
+    futures::stream::iter(keys.iter().map(Ok::<_, anyhow::Error>))
+        .try_for_each_concurrent(8, |key| {
+            let (s3, bar) = (s3.clone(), bar.clone());
+            async move {
+                s3.delete(bucket, key).await.with_context(|| format!("deleting {bucket}/{key} failed"))?;
+                bar.inc(1);
+                Ok(())
+            }
+        })
+        .await?;
+    bar.finish_and_clear();
+    output.value(&serde_json::json!({ "deleted": keys.len() }));
+    output.say(format!("{} deleted", keys.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_would_leave_the_target_are_refused() {
+        for key in ["../x", "/etc/passwd", "a/../../b", "", "a/"] {
+            assert!(safe_path(Path::new("out"), key).is_err(), "{key}");
+        }
+        assert_eq!(safe_path(Path::new("out"), "a/b").expect("plain"), Path::new("out/a/b"));
+    }
+
+    #[test]
+    fn parts_grow_so_that_ten_thousand_suffice() {
+        assert_eq!(part_len_for(1), PART_LEN);
+        let five_tib = 5u64 << 40;
+        assert!(part_len_for(five_tib) as u64 * PARTS_MAX >= five_tib);
+    }
+
+    #[test]
+    fn a_directory_becomes_keys_under_its_prefix() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        std::fs::create_dir_all(dir.path().join("a/b"))?;
+        std::fs::write(dir.path().join("a/b/c.txt"), b"x")?;
+        std::fs::write(dir.path().join("z"), b"yy")?;
+        let keys: Vec<_> = plan_upload(dir.path(), "p")?.into_iter().map(|file| (file.1, file.2)).collect();
+        assert_eq!(keys, [("p/a/b/c.txt".to_owned(), 1), ("p/z".to_owned(), 2)]);
+        Ok(())
+    }
+}
