@@ -137,7 +137,7 @@ impl GroupTree {
             });
         }
         let chunks = layers_of(&chunk_leaves(extent, group_bytes));
-        let top = chunks.last().and_then(|layer| layer.first());
+        let top = chunks.root();
         if let Some(expected) = self.chaining_values.get(group as usize)
             && top.is_none_or(|node| node.chaining_value() != expected)
         {
@@ -164,15 +164,16 @@ impl GroupTree {
     }
 }
 
-/// The nodes of a tree, leaves first, each layer complete.
-type Layers = Vec<Vec<Node>>;
+/// The nodes of a tree with their indexes, leaves first, each layer complete. Empty without leaves.
+type Layers = PartialTree<Blake3Parents>;
 
-/// Lets `rs_merkle` build the tree. No leaves give no layers.
+/// Lets `rs_merkle` build the tree.
 fn layers_of(leaves: &[Node]) -> Layers {
     if leaves.is_empty() {
         return Layers::new();
     }
-    PartialTree::<Blake3Parents>::from_leaves(leaves).map(|tree| tree.layer_nodes()).unwrap_or_default()
+    // Building from a complete row of leaves has no missing node to fail for.
+    Layers::from_leaves(leaves).unwrap_or_default()
 }
 
 fn path_of(layers: &Layers, unit: LeafUnit, index: u32, len: BlockLen) -> LeafPath {
@@ -185,8 +186,8 @@ fn path_of(layers: &Layers, unit: LeafUnit, index: u32, len: BlockLen) -> LeafPa
 /// Appends the siblings of leaf `index`, leaf upwards. Where the layer ends without one, the node was
 /// handed up unchanged.
 fn climb(layers: &Layers, mut index: usize, siblings: &mut ByteBuf) {
-    for layer in layers {
-        if let Some(sibling) = layer.get(index ^ 1) {
+    for layer in layers.layers() {
+        if let Some((_, sibling)) = layer.get(index ^ 1) {
             siblings.extend_from_slice(sibling.chaining_value());
         }
         index /= 2;

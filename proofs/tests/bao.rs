@@ -1,6 +1,8 @@
 //! Against `bao-tree`, an implementation of the same tree that is not ours: roots, paths, and its
 //! decoder reading proofs that we made.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
 use bao_tree::io::outboard::PreOrderMemOutboard;
 use bao_tree::io::sync::{DecodeResponseIter, encode_ranges};
 use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};

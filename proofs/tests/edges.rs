@@ -1,5 +1,7 @@
 //! Every block length around every chunk edge up to 1 MiB, against `blake3::hash`.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
 use holdfast_proofs::{GroupTree, LeafUnit, hash_block, leaf_count, leaf_extent, verify_leaf, verify_whole};
 use holdfast_protocol::{BlockLen, Digest};
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! 20,000 proofs, each bent in one way, all refused. The seed is fixed and printed on failure.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
 use holdfast_proofs::{LeafUnit, hash_block, leaf_count, leaf_extent, verify_leaf};
 use holdfast_protocol::{BlockLen, Digest};
 
