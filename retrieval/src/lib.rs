@@ -7,6 +7,9 @@
 
 pub mod block;
 pub mod code;
+pub mod fetch;
 pub mod placement;
 pub mod pool;
 pub mod tag;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
