@@ -1,0 +1,53 @@
+//! What callers ask of the writer.
+
+use holdfast_protocol::digest::Digest;
+use holdfast_protocol::message::BlockOutcome;
+use holdfast_protocol::record::{AgreementId, ClaimRef};
+use tokio::sync::oneshot;
+
+use super::error::{PutError, StoreError};
+use super::types::{BlockBuffer, NewBlock, PutOutcome};
+
+/// Commands that may wait for the writer; senders wait beyond that.
+pub(crate) const COMMANDS_MAX: usize = 1024;
+
+/// The sender's end of an answer.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// A change to claims.
+#[derive(Debug)]
+pub(crate) enum ClaimChange {
+    Commit { retain_until_ms: u64 },
+    Delete { order: Option<Vec<u8>> },
+    Restore,
+    DropProvisional,
+    ExtendLease { lease_until_ms: u64 },
+}
+
+/// One thing for the writer to do.
+pub(crate) enum Command {
+    Put {
+        put: Box<(BlockBuffer, NewBlock)>,
+        reply: Reply<Result<PutOutcome, PutError>>,
+    },
+    Claims {
+        agreement: AgreementId,
+        claims: Vec<ClaimRef>,
+        change: ClaimChange,
+        reply: Reply<Result<Vec<BlockOutcome>, StoreError>>,
+    },
+    DeclareLost {
+        digest: Digest,
+        reply: Reply<Result<bool, StoreError>>,
+    },
+    DropOrders {
+        agreement: AgreementId,
+        reply: Reply<Result<u64, StoreError>>,
+    },
+    Flush {
+        reply: Reply<Result<(), StoreError>>,
+    },
+    Close {
+        reply: Reply<Result<(), StoreError>>,
+    },
+}
