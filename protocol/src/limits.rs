@@ -35,6 +35,10 @@ pub const HEADS_MAX: usize = 64;
 /// A peer's clock may differ by this much before its signed times are refused.
 pub const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 
+/// Streams that a peer may have open on one connection at a time. A read of 64 KiB ranges by 16 clients
+/// needs tens; beyond this the opener waits, which is what bounds a node's work per peer.
+pub const STREAMS_PER_CONNECTION_MAX: usize = 256;
+
 /// A leaf's path in the longest block never exceeds ten parents (2^10 chunks).
 pub const PATH_LEN_MAX: usize = 10;
 

@@ -543,7 +543,8 @@ impl Reply {
     }
 }
 
-fn check_ranges(ranges: &[ByteRange], unit: LeafUnit) -> Result<(), DecodeError> {
+/// Checks that ranges ascend, share no leaf and stay within the bounds of one answer.
+pub(crate) fn check_ranges(ranges: &[ByteRange], unit: LeafUnit) -> Result<(), DecodeError> {
     within(!ranges.is_empty() && ranges.len() <= READ_RANGES_MAX, "ranges")?;
     let mut next = 0u32;
     let mut leaves = 0u32;

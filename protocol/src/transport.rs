@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::key::NodeId;
 
+pub mod first_of;
 pub mod memory;
 pub mod quic;
 
@@ -89,6 +90,18 @@ pub trait SendHalf: Send + Sync + 'static {
     /// Not cancel safe: part of the chunk may have been sent. Drop the half then.
     async fn write(&mut self, chunk: Bytes) -> Result<(), TransportError>;
 
+    /// Writes all of `chunks` in order, waiting for flow control. What was written is left empty, so that
+    /// nothing keeps a block alive for longer than the transport needs it.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe, like [`SendHalf::write`].
+    async fn write_all(&mut self, chunks: &mut [Bytes]) -> Result<(), TransportError> {
+        for chunk in chunks {
+            self.write(std::mem::take(chunk)).await?;
+        }
+        Ok(())
+    }
+
     /// Says that nothing follows.
     fn finish(&mut self) -> Result<(), TransportError>;
 
@@ -142,6 +155,13 @@ pub enum TransportError {
     },
 }
 
+impl TransportError {
+    /// Whether the same request can succeed on another stream or connection.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::Reset { .. })
+    }
+}
+
 /// Why a peer could not be reached.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -183,4 +203,11 @@ pub enum DialError {
     /// We are closing ourselves.
     #[error("our own transport is closed")]
     Closing,
+}
+
+impl DialError {
+    /// Whether dialling again later makes sense.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+    }
 }

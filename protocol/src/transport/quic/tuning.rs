@@ -1,0 +1,123 @@
+//! Transport parameters and socket options: every value set, none left to a default that could change.
+//!
+//! QUIC is the dearest stage of the data path, and packets are what it costs: on loopback 6,500 bytes each,
+//! elsewhere as large as the path carries.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::STREAMS_PER_CONNECTION_MAX;
+
+/// Payload of a UDP packet on loopback and at most elsewhere. The segmentation batch is ten packets, and a
+/// batch above 64 KiB fails whole: 6,500 is the largest round size below.
+pub(super) const PACKET_LEN_MAX: u16 = 6500;
+/// Segments that quinn sends in one call.
+const SEGMENTS_PER_SEND: usize = 10;
+const _: () = assert!(PACKET_LEN_MAX as usize * SEGMENTS_PER_SEND <= 65_507);
+
+/// Bytes in flight on one stream: sixteen blocks, more than any path of 1 Gbit/s and 100 ms needs.
+const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+/// Bytes that may wait unread on one connection: what a peer can make us hold.
+const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// Bytes that we hold unacknowledged for one connection.
+const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+const _: () = assert!(CONNECTION_WINDOW >= STREAM_WINDOW && SEND_WINDOW <= CONNECTION_WINDOW as u64);
+
+/// A peer that says nothing for this long is gone.
+const IDLE_TIMEOUT_MS: u32 = 30_000;
+/// Whoever dials keeps the connection (and the NAT binding on its way) alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const _: () = assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT_MS as u128);
+
+/// Socket buffers. The kernel's default of 208 KiB is three batches, and each overflow is a lost batch.
+const SOCKET_BUFFER_LEN: usize = 8 * 1024 * 1024;
+
+/// What lies between two peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The same machine: packets of [`PACKET_LEN_MAX`] from the first on.
+    Loopback,
+    /// A network: packet size is discovered, up to jumbo frames.
+    Wide,
+}
+
+impl Way {
+    /// The way to an address. An IPv4 address may come mapped into IPv6.
+    pub(super) fn to(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Wide }
+    }
+}
+
+/// Transport parameters for one way; `dialled` connections keep themselves alive.
+pub(super) fn transport_config(way: Way, dialled: bool) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    let streams = u32::try_from(STREAMS_PER_CONNECTION_MAX).unwrap_or(u32::MAX);
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .keep_alive_interval(dialled.then_some(KEEP_ALIVE))
+        .enable_segmentation_offload(true)
+        .allow_spin(false);
+    match way {
+        Way::Loopback => {
+            config.initial_mtu(PACKET_LEN_MAX).min_mtu(PACKET_LEN_MAX).mtu_discovery_config(None);
+        }
+        Way::Wide => {
+            let mut discovery = MtuDiscoveryConfig::default();
+            discovery.upper_bound(PACKET_LEN_MAX);
+            config.mtu_discovery_config(Some(discovery));
+        }
+    }
+    Arc::new(config)
+}
+
+/// What the endpoint tells every peer: the largest packet that it takes.
+pub(super) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(PACKET_LEN_MAX).expect("6500 is a valid payload size (1200 to 65527)");
+    config
+}
+
+/// A bound, non-blocking socket with large buffers. An IPv6 wildcard takes IPv4 as well.
+pub(super) fn socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    widen(&socket);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Asks for large buffers: past the system's limit where we may, else up to it.
+fn widen(socket: &Socket) {
+    use rustix::net::sockopt;
+    let forced = sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BUFFER_LEN).is_ok()
+        && sockopt::set_socket_send_buffer_size_force(socket, SOCKET_BUFFER_LEN).is_ok();
+    if forced {
+        return;
+    }
+    let asked = socket
+        .set_recv_buffer_size(SOCKET_BUFFER_LEN)
+        .and_then(|()| socket.set_send_buffer_size(SOCKET_BUFFER_LEN));
+    let granted = socket.recv_buffer_size().unwrap_or(0);
+    // Linux reports twice what it grants.
+    if asked.is_err() || granted < SOCKET_BUFFER_LEN {
+        tracing::info!(
+            granted_bytes = granted,
+            wanted_bytes = SOCKET_BUFFER_LEN,
+            "the system limits UDP socket buffers; raise net.core.rmem_max and wmem_max for full speed"
+        );
+    }
+}
