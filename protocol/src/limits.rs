@@ -30,8 +30,8 @@ pub const NODE_ADDRESSES_MAX: usize = 16;
 pub const TEXT_LEN_MAX: usize = 1024;
 /// Data and parity shards of any code.
 pub const SHARDS_MAX: usize = 64;
-/// Heads that one GetHeads may be answered with.
-pub const HEADS_MAX: usize = 64;
+/// Heads that one GetHeads may be answered with: one per gateway instance of a namespace.
+pub const HEADS_MAX: usize = 32;
 /// A peer's clock may differ by this much before its signed times are refused.
 pub const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 
@@ -49,3 +49,5 @@ const _: () = assert!(READ_LEAVES_MAX >= GROUPS_MAX);
 // inside the signed order.
 const _: () = assert!(CLAIMS_PER_REQUEST_MAX * 53 + 4096 <= HEADER_LEN_MAX);
 const _: () = assert!(RECEIPT_BLOCKS_MAX * 41 + 4096 <= HEADER_LEN_MAX);
+// A head takes at most 320 bytes with its signature, the delegation beside it 400 and its label.
+const _: () = assert!(HEADS_MAX * (720 + TEXT_LEN_MAX) + 4096 <= HEADER_LEN_MAX);

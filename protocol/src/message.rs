@@ -243,7 +243,8 @@ pub enum LeafUnit {
 }
 
 impl LeafUnit {
-    /// The leaf's length in bytes.
+    /// The leaf's length in bytes; only a block's last leaf is shorter.
+    #[allow(clippy::len_without_is_empty, reason = "a unit of length is never empty")]
     pub const fn len(self) -> u32 {
         match self {
             Self::Group => crate::limits::GROUP_LEN,

@@ -103,12 +103,7 @@ impl Peer {
     /// Stores a block provisionally. The receipt is *not* verified here.
     pub async fn put_block(&self, request: PutBlock, bytes: Bytes) -> Result<PutBlockReply, CallError> {
         if bytes.len() != request.len.as_usize() {
-            let field = "len";
-            return Err(FrameError::Unsendable {
-                message: "PutBlock",
-                source: DecodeError::OutOfBounds { field },
-            }
-            .into());
+            return Err(unsendable("PutBlock", DecodeError::OutOfBounds { field: "len" }));
         }
         let request = Request::PutBlock(request);
         match self.exchange_with(&request, vec![bytes]).await? {
@@ -139,8 +134,8 @@ impl Peer {
         ranges: Vec<ByteRange>,
         grant: Option<Box<PresentedGrant>>,
     ) -> Result<(ReadBlockReply, Bytes), CallError> {
-        let (bytes, leaves) = leaves_extent(len, unit, &ranges)
-            .map_err(|source| FrameError::Unsendable { message: "ReadBlock", source })?;
+        let (bytes, leaves) =
+            leaves_extent(len, unit, &ranges).map_err(|source| unsendable("ReadBlock", source))?;
         let part = ReadPart::Leaves { unit, ranges };
         self.read(ReadBlock { digest, part, grant }, bytes, leaves).await
     }
@@ -315,10 +310,8 @@ pub async fn read_request(
     read_frame(recv, buffered).await
 }
 
-/// Writes a reply without a body and ends the stream.
-///
-/// # Panics
-/// Never: a reply of ours that passes a bound goes out as an `internal` refusal instead.
+/// Writes a reply without a body and ends the stream. A reply of ours that passes a bound goes out as an
+/// `internal` refusal instead.
 pub async fn write_reply(send: &mut dyn SendHalf, reply: &Reply) -> Result<(), TransportError> {
     write_reply_with_body(send, reply, Vec::new()).await
 }
@@ -358,6 +351,10 @@ pub fn refusal_of(error: &FrameError) -> Option<Refusal> {
     match error {
         FrameError::Transport(_) => None,
         FrameError::TooLong { .. } => Some(Refusal::new(RefusalReason::TooLarge, error.to_string())),
+        FrameError::Decode(DecodeError::OutOfBounds { field: "ranges" }) => Some(Refusal::new(
+            RefusalReason::Range,
+            "the ranges are not ascending, disjoint and within bounds",
+        )),
         FrameError::Decode(DecodeError::OutOfBounds { .. }) => {
             Some(Refusal::new(RefusalReason::TooLarge, error.to_string()))
         }
@@ -380,6 +377,10 @@ pub fn answer_hello(hello: &Hello) -> Result<u16, Refusal> {
             ),
         )
     })
+}
+
+fn unsendable(message: &'static str, source: DecodeError) -> CallError {
+    CallError::Frame { request: message, source: FrameError::Unsendable { message, source } }
 }
 
 fn unexpected(request: &Request, reply: &Reply) -> CallError {
@@ -477,15 +478,6 @@ impl CallError {
             Self::Frame { source, .. } => source.is_peer_fault(),
             Self::Unexpected { .. } | Self::Short { .. } | Self::Version { .. } => true,
             Self::Transport { .. } | Self::Refused(_) | Self::TimedOut { .. } => false,
-        }
-    }
-}
-
-impl From<FrameError> for CallError {
-    fn from(source: FrameError) -> Self {
-        match source {
-            FrameError::Unsendable { message, .. } => Self::Frame { request: message, source },
-            source => Self::Frame { request: "request", source },
         }
     }
 }
