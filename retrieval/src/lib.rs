@@ -6,6 +6,7 @@
 //! live is told by its caller and told back to it.
 
 pub mod block;
+pub mod challenge;
 pub mod code;
 pub mod fetch;
 pub mod placement;
