@@ -1,0 +1,74 @@
+//! Real clients on one network: what they may do works, what they must not do is refused clearly.
+
+use anyhow::Result;
+use holdfast_tests::{Network, bytes_of, http_get, tree, write_file};
+
+#[test]
+fn boto3_speaks_every_call_of_this_release() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let said = network.python("s3_semantics.py", &[])?;
+    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 11, "{said}");
+    Ok(())
+}
+
+#[test]
+fn bad_input_gets_clear_errors_and_loses_nothing() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let said = network.python("bad_input.py", &[])?;
+    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 8, "{said}");
+    Ok(())
+}
+
+#[test]
+fn our_own_client_puts_gets_lists_and_removes() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let source = root.path().join("source");
+    write_file(&source, "a/one.bin", &bytes_of("one", 100_000))?;
+    write_file(&source, "b/large.bin", &bytes_of("large", 40_000_000))?;
+    write_file(&source, "empty", b"")?;
+    let put = network.holdfast(&["put", source.to_str().expect("UTF-8"), "own/tree"])?;
+    assert_eq!(put.len(), 3);
+    assert!(put.iter().all(|file| file["cid"].as_str().is_some_and(|cid| cid.starts_with("baf"))), "{put:?}");
+    let copy = root.path().join("copy");
+    network.holdfast(&["get", "own/tree/", copy.to_str().expect("UTF-8")])?;
+    assert_eq!(tree(&copy)?, tree(&source)?);
+    let listed = network.holdfast(&["ls", "own/tree/", "--recursive"])?;
+    assert_eq!(listed.len(), 3);
+    network.holdfast(&["rm", "own/tree/", "--recursive"])?;
+    assert!(network.holdfast(&["ls", "own/tree/", "--recursive"])?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn the_web_side_tells_health_and_metrics_and_guards_the_admin_api() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let web = network.web();
+    assert_eq!(http_get(&web, "/healthz", &[])?.0, 200);
+    assert!(http_get(&web, "/metrics", &[])?.1.contains("holdfast_"));
+    let (status, body) = http_get(&web, "/api/v1/openapi.json", &[])?;
+    assert_eq!(status, 200);
+    assert!(serde_json::from_str::<serde_json::Value>(&body)?["paths"].is_object());
+    assert!(http_get(&web, "/", &[])?.1.contains("Holdfast"));
+    let (status, _) = http_get(&web, "/api/v1/culprits", &[("Authorization", "Bearer wrong")])?;
+    assert_eq!(status, 401);
+    assert_eq!(network.api("/api/v1/nodes")?["nodes"].as_array().map(Vec::len), Some(6));
+    Ok(())
+}
+
+#[test]
+fn a_challenger_gets_proofs_from_every_node() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &["--separate-nodes"])?;
+    let source = root.path().join("source.bin");
+    std::fs::write(&source, bytes_of("challenged", 12_345_678))?;
+    network.holdfast(&["put", source.to_str().expect("UTF-8"), "challenged/object"])?;
+    let reports = network.holdfast(&["auditor", "challenge", "--chunks", "20"])?;
+    let nodes: Vec<_> = reports.iter().filter(|line| line["node"].is_string()).collect();
+    assert_eq!(nodes.len(), 6, "{reports:?}");
+    assert!(nodes.iter().all(|node| node["passed"] == 20 && node["failed"] == 0), "{reports:?}");
+    Ok(())
+}
