@@ -2,3 +2,8 @@
 
 pub mod disk;
 pub mod store;
+pub mod metric;
+pub mod node;
+mod server;
+
+pub use node::{Admission, LeasePolicy, LeaseReport, Misbehaviour, Node, NodeConfig, NodeLimits, OpenNodeError};

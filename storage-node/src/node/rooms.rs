@@ -1,0 +1,125 @@
+//! How much room each agreement has left, so that puts under way together never exceed what was agreed.
+//!
+//! The store counts what an agreement keeps, but asking it for every put would cost a look-up each. So its answer
+//! is kept, puts are added to it, and it is asked again only when the sum says that the agreement is full. The sum can
+//! only be too high (deletions, repeated puts), never too low.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use holdfast_protocol::message::{Refusal, RefusalReason};
+use holdfast_protocol::record::{AgreementId, SignedAgreement};
+use parking_lot::Mutex;
+
+use crate::server::refusal;
+use crate::store::Store;
+
+/// The rooms of all agreements; as many entries as there are agreements with puts.
+#[derive(Default)]
+pub(crate) struct Rooms {
+    tallies: Mutex<HashMap<AgreementId, Arc<Mutex<Tally>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// What the store said, once it was asked.
+    counted: Option<u64>,
+    /// Bytes of puts that ended since it was asked.
+    kept: u64,
+    /// Bytes of puts that run.
+    running: u64,
+}
+
+impl Tally {
+    fn take(&mut self, len: u64, capacity: u64) -> bool {
+        let Some(counted) = self.counted else { return false };
+        let taken = counted.saturating_add(self.kept).saturating_add(self.running);
+        if taken.saturating_add(len) > capacity {
+            return false;
+        }
+        self.running += len;
+        true
+    }
+
+    /// Takes in what the store counted; puts that ended before it was asked are in that count.
+    fn recount(&mut self, counted: u64, kept_before: u64) {
+        self.counted = Some(counted);
+        self.kept -= kept_before.min(self.kept);
+    }
+}
+
+/// Room taken for one put; given back when dropped, unless the put was kept.
+#[derive(Debug)]
+pub(crate) struct Room {
+    tally: Arc<Mutex<Tally>>,
+    len: u64,
+}
+
+impl Room {
+    /// The block is durable: its room stays taken.
+    pub(crate) fn keep(self) {
+        self.tally.lock().kept += self.len;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut tally = self.tally.lock();
+        tally.running -= self.len.min(tally.running);
+    }
+}
+
+impl Rooms {
+    /// Takes room for `len` bytes under the agreement, or refuses.
+    pub(crate) async fn reserve(
+        &self,
+        store: &Store,
+        agreement: &SignedAgreement,
+        len: u32,
+    ) -> Result<Room, Refusal> {
+        let (id, capacity, len) = (agreement.id(), agreement.terms().capacity_bytes, u64::from(len));
+        let tally = self.tallies.lock().entry(id).or_default().clone();
+        if tally.lock().take(len, capacity) {
+            return Ok(Room { tally, len });
+        }
+        let kept_before = tally.lock().kept;
+        let usage = store.agreement_usage(id).await.map_err(|error| refusal::read(&error))?;
+        let mut held = tally.lock();
+        held.recount(usage.bytes, kept_before);
+        let taken = held.take(len, capacity);
+        drop(held);
+        if taken {
+            return Ok(Room { tally, len });
+        }
+        Err(Refusal::new(
+            RefusalReason::AgreementFull,
+            format!("the agreement is for {capacity} bytes, {} are kept; {len} more do not fit", usage.bytes),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_and_kept_puts_count_until_the_store_is_asked_again() {
+        let shared = Arc::new(Mutex::new(Tally { counted: Some(10), ..Tally::default() }));
+        assert!(shared.lock().take(60, 100));
+        assert!(!shared.lock().take(31, 100));
+        assert!(shared.lock().take(30, 100));
+        Room { tally: shared.clone(), len: 60 }.keep();
+        drop(Room { tally: shared.clone(), len: 30 });
+        assert!(!shared.lock().take(31, 100));
+        assert!(shared.lock().take(30, 100));
+        // The store has seen the kept put, and a deletion.
+        shared.lock().recount(20, 60);
+        assert!(shared.lock().take(50, 100));
+        assert!(!shared.lock().take(1, 100));
+    }
+
+    #[test]
+    fn nothing_is_taken_before_the_store_was_asked() {
+        assert!(!Tally::default().take(1, 100));
+    }
+}

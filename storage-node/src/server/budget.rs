@@ -1,0 +1,302 @@
+//! What peers may take of this node: connections, bytes in memory, control requests, grant bytes.
+//!
+//! Delegates of namespaces with an agreement and strangers draw on separate pools, so that no number of
+//! strangers can starve those who pay. Everything here has a bound named in `node/limits.rs`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use holdfast_protocol::limits::BLOCK_LEN_MAX;
+use holdfast_protocol::message::{Refusal, RefusalReason};
+use holdfast_protocol::record::Grant;
+use holdfast_protocol::{NamespaceId, NodeId};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::metric;
+use crate::node::limits::{CONTROL_BURST, CONTROL_PER_SECOND, GRANTS_TRACKED_MAX, NodeLimits, PEERS_MAX};
+
+/// How long a request may wait for memory before it is told to come back.
+const MEMORY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// On whose account a connection runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// A peer that showed no delegation of a namespace with an agreement.
+    Stranger,
+    /// A delegate of a namespace with an agreement.
+    Delegate,
+}
+
+/// The node's pools.
+pub(crate) struct Budgets {
+    stranger_places: Arc<Semaphore>,
+    delegate_places: Arc<Semaphore>,
+    stranger_bytes: Arc<Semaphore>,
+    delegate_bytes: Arc<Semaphore>,
+    peer_bytes: usize,
+    peers: Mutex<HashMap<NodeId, Weak<PeerBudget>>>,
+}
+
+/// What one peer may take, over all of its connections.
+pub(crate) struct PeerBudget {
+    bytes: Arc<Semaphore>,
+    control: Mutex<TokenBucket>,
+}
+
+/// A connection's place; given back when dropped.
+pub(crate) struct Place {
+    pub(crate) standing: Standing,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Block bytes that may be in memory; given back when dropped.
+pub(crate) struct Reservation {
+    bytes: u32,
+    _peer: OwnedSemaphorePermit,
+    _pool: OwnedSemaphorePermit,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        metrics::gauge!(metric::BYTES_IN_FLIGHT).decrement(f64::from(self.bytes));
+    }
+}
+
+impl Budgets {
+    pub(crate) fn new(limits: &NodeLimits) -> Self {
+        // A pool smaller than one block could never serve one.
+        let pool = |bytes: usize| Arc::new(Semaphore::new(bytes.max(BLOCK_LEN_MAX as usize)));
+        Self {
+            stranger_places: Arc::new(Semaphore::new(limits.stranger_connections)),
+            delegate_places: Arc::new(Semaphore::new(limits.delegate_connections)),
+            stranger_bytes: pool(limits.stranger_bytes),
+            delegate_bytes: pool(limits.delegate_bytes),
+            peer_bytes: limits.peer_bytes.max(BLOCK_LEN_MAX as usize),
+            peers: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// A place for a new connection, whose peer is a stranger until Hello shows otherwise; `None` when all are taken.
+    pub(crate) fn admit(&self) -> Option<Place> {
+        let permit = self.stranger_places.clone().try_acquire_owned().ok()?;
+        Some(Place { standing: Standing::Stranger, _permit: permit })
+    }
+
+    /// A delegate's place, if one is left.
+    pub(crate) fn promote(&self) -> Option<Place> {
+        let permit = self.delegate_places.clone().try_acquire_owned().ok()?;
+        Some(Place { standing: Standing::Delegate, _permit: permit })
+    }
+
+    /// The budget that all connections of `peer` share.
+    pub(crate) fn of_peer(&self, peer: NodeId, now_ms: u64) -> Arc<PeerBudget> {
+        let mut peers = self.peers.lock();
+        if let Some(budget) = peers.get(&peer).and_then(Weak::upgrade) {
+            return budget;
+        }
+        if peers.len() >= PEERS_MAX {
+            // Live ones are bounded by the places; what is left over belongs to closed connections.
+            peers.retain(|_, budget| budget.strong_count() > 0);
+        }
+        let budget = Arc::new(PeerBudget {
+            bytes: Arc::new(Semaphore::new(self.peer_bytes)),
+            control: Mutex::new(TokenBucket::full(CONTROL_BURST, CONTROL_PER_SECOND, now_ms)),
+        });
+        peers.insert(peer, Arc::downgrade(&budget));
+        budget
+    }
+
+    /// Waits until `bytes` of block may be in memory for this peer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: what was reserved is given back.
+    pub(crate) async fn reserve(
+        &self,
+        peer: &PeerBudget,
+        standing: Standing,
+        bytes: u32,
+    ) -> Result<Reservation, Refusal> {
+        let pool = match standing {
+            Standing::Stranger => &self.stranger_bytes,
+            Standing::Delegate => &self.delegate_bytes,
+        };
+        let both = async {
+            // The peer's own bound first: a greedy peer queues behind itself, not in the common pool.
+            let peer = peer.bytes.clone().acquire_many_owned(bytes).await.ok()?;
+            let pool = pool.clone().acquire_many_owned(bytes).await.ok()?;
+            Some((peer, pool))
+        };
+        match tokio::time::timeout(MEMORY_DEADLINE, both).await {
+            Ok(Some((peer, pool))) => {
+                metrics::gauge!(metric::BYTES_IN_FLIGHT).increment(f64::from(bytes));
+                Ok(Reservation { bytes, _peer: peer, _pool: pool })
+            }
+            Ok(None) | Err(_) => Err(Refusal::new(
+                RefusalReason::Busy,
+                "too many bytes are on their way already; finish or retry some requests first",
+            )),
+        }
+    }
+}
+
+impl PeerBudget {
+    /// Takes one control request from the peer's rate.
+    pub(crate) fn control(&self, now_ms: u64) -> Result<(), Refusal> {
+        if self.control.lock().take(now_ms) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalReason::Busy,
+            format!("more than {CONTROL_PER_SECOND} control requests a second"),
+        ))
+    }
+}
+
+/// A rate with a burst, in whole tokens.
+#[derive(Debug)]
+struct TokenBucket {
+    tokens: u32,
+    burst: u32,
+    per_second: u32,
+    filled_ms: u64,
+}
+
+impl TokenBucket {
+    fn full(burst: u32, per_second: u32, now_ms: u64) -> Self {
+        Self { tokens: burst, burst, per_second, filled_ms: now_ms }
+    }
+
+    fn take(&mut self, now_ms: u64) -> bool {
+        let elapsed_ms = now_ms.saturating_sub(self.filled_ms);
+        let earned = elapsed_ms.saturating_mul(u64::from(self.per_second)) / 1000;
+        if earned > 0 {
+            let tokens = u64::from(self.tokens).saturating_add(earned).min(u64::from(self.burst));
+            self.tokens = u32::try_from(tokens).unwrap_or(self.burst);
+            self.filled_ms = now_ms;
+        }
+        if self.tokens == 0 {
+            return false;
+        }
+        self.tokens -= 1;
+        true
+    }
+}
+
+/// Bytes served under each grant. Counted in memory: a restart forgets, so a grant opens at most its budget per
+/// start of the node, and always ends at its expiry.
+#[derive(Default)]
+pub(crate) struct GrantLedger {
+    spent: Mutex<HashMap<(NamespaceId, [u8; 16]), Spent>>,
+}
+
+struct Spent {
+    bytes: u64,
+    expires_ms: u64,
+}
+
+impl GrantLedger {
+    /// Charges `bytes` to the grant, or refuses and charges nothing.
+    pub(crate) fn charge(&self, grant: &Grant, bytes: u64, now_ms: u64) -> Result<(), Refusal> {
+        let mut spent = self.spent.lock();
+        let key = (grant.namespace, grant.nonce);
+        if !spent.contains_key(&key) && spent.len() >= GRANTS_TRACKED_MAX {
+            spent.retain(|_, entry| entry.expires_ms > now_ms);
+            if spent.len() >= GRANTS_TRACKED_MAX {
+                return Err(Refusal::new(RefusalReason::Busy, "too many grants are in use at this node"));
+            }
+        }
+        let entry = spent.entry(key).or_insert(Spent { bytes: 0, expires_ms: grant.expires_ms });
+        let after = entry.bytes.saturating_add(bytes);
+        if after > grant.byte_budget {
+            return Err(Refusal::new(
+                RefusalReason::BudgetSpent,
+                format!(
+                    "the grant allows {} bytes from this node, {} are used and {bytes} more were asked for",
+                    grant.byte_budget, entry.bytes
+                ),
+            ));
+        }
+        entry.bytes = after;
+        entry.expires_ms = entry.expires_ms.max(grant.expires_ms);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::SigningKey;
+    use holdfast_protocol::record::GrantOps;
+
+    use super::*;
+
+    fn node(byte: u8) -> NodeId {
+        NodeId(SigningKey::from_seed(&[byte; 32]).unwrap().public())
+    }
+
+    #[test]
+    fn a_rate_allows_its_burst_and_then_its_pace() {
+        let mut bucket = TokenBucket::full(3, 10, 0);
+        assert_eq!((0..5).filter(|_| bucket.take(0)).count(), 3);
+        assert_eq!((0..5).filter(|_| bucket.take(100)).count(), 1);
+        assert_eq!((0..9).filter(|_| bucket.take(1_000_000)).count(), 3);
+    }
+
+    #[test]
+    fn a_grants_budget_is_counted_and_not_overdrawn() {
+        let grant = Grant {
+            v: 1,
+            namespace: NamespaceId(node(1).key()),
+            holder: node(2),
+            scopes: vec![],
+            ops: GrantOps::default(),
+            not_before_ms: 0,
+            expires_ms: 1_000,
+            byte_budget: 100,
+            nonce: [1; 16],
+        };
+        let ledger = GrantLedger::default();
+        ledger.charge(&grant, 60, 0).unwrap();
+        assert_eq!(ledger.charge(&grant, 41, 0).unwrap_err().reason, RefusalReason::BudgetSpent);
+        ledger.charge(&grant, 40, 0).unwrap();
+        let another = Grant { nonce: [2; 16], ..grant };
+        ledger.charge(&another, 100, 0).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_peer_cannot_take_more_than_its_share() {
+        let limits = NodeLimits { peer_bytes: 2 << 20, ..NodeLimits::default() };
+        let budgets = Budgets::new(&limits);
+        let greedy = budgets.of_peer(node(1), 0);
+        let held = budgets.reserve(&greedy, Standing::Stranger, 2 << 20).await.unwrap();
+        let mut more = Box::pin(budgets.reserve(&greedy, Standing::Stranger, 1));
+        assert!(futures::poll!(&mut more).is_pending());
+        let other = budgets.of_peer(node(2), 0);
+        assert!(budgets.reserve(&other, Standing::Stranger, 1 << 20).await.is_ok());
+        drop(held);
+        assert!(more.await.is_ok());
+    }
+
+    #[test]
+    fn places_are_bounded_apart_for_strangers_and_delegates() {
+        let limits = NodeLimits { stranger_connections: 1, delegate_connections: 1, ..NodeLimits::default() };
+        let budgets = Budgets::new(&limits);
+        let first = budgets.admit().unwrap();
+        assert!(budgets.admit().is_none());
+        let promoted = budgets.promote().unwrap();
+        drop(first);
+        assert!(budgets.admit().is_some());
+        assert!(budgets.promote().is_none());
+        drop(promoted);
+        assert!(budgets.promote().is_some());
+    }
+
+    #[test]
+    fn connections_of_one_peer_share_its_budget() {
+        let budgets = Budgets::new(&NodeLimits::default());
+        let first = budgets.of_peer(node(1), 0);
+        assert!(Arc::ptr_eq(&first, &budgets.of_peer(node(1), 0)));
+        assert!(!Arc::ptr_eq(&first, &budgets.of_peer(node(2), 0)));
+    }
+}

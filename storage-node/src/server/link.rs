@@ -1,0 +1,167 @@
+//! One connection: its peer, its session once Hello came, its place, and the streams that run on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::NamespaceId;
+use holdfast_protocol::message::{Refusal, RefusalReason};
+use holdfast_protocol::transport::Connection;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::budget::{PeerBudget, Place, Reservation, Standing};
+use super::session::{Right, Session};
+use super::stream;
+use crate::metric;
+use crate::node::Node;
+use crate::node::limits::{HANDSHAKE_DEADLINE_MS, STOP_DEADLINE_MS};
+
+/// A live connection.
+pub(crate) struct Link {
+    pub(crate) connection: Arc<dyn Connection>,
+    /// Where the connection stands: nothing said yet, or a session. Only Hello changes it.
+    session: watch::Sender<Option<Arc<Session>>>,
+    budget: Arc<PeerBudget>,
+    place: Mutex<Place>,
+    /// Cancelled when the node stops: running streams end, no new ones begin.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Link {
+    /// The session, or the refusal for a peer that has not said Hello.
+    pub(crate) fn session(&self) -> Result<Arc<Session>, Refusal> {
+        self.session
+            .borrow()
+            .clone()
+            .ok_or_else(|| Refusal::new(RefusalReason::HelloFirst, "Hello must be the first request"))
+    }
+
+    /// Opens the session, or replaces it: that is how a delegation is renewed.
+    pub(crate) fn open_session(&self, session: Session) {
+        self.session.send_replace(Some(Arc::new(session)));
+    }
+
+    /// The peer's session, if it acts for `namespace` with `right` now.
+    pub(crate) fn acting_for(
+        &self,
+        namespace: NamespaceId,
+        right: Right,
+        now_ms: u64,
+    ) -> Option<Arc<Session>> {
+        let session = self.session.borrow().clone()?;
+        let authority = session.authority(right, now_ms)?;
+        (authority.namespace == namespace && !self.connection.is_closed()).then_some(session)
+    }
+
+    /// Moves the connection to a delegate's place, as long as one is left.
+    pub(crate) fn promote(&self, node: &Node) {
+        let mut place = self.place.lock();
+        if place.standing == Standing::Stranger
+            && let Some(better) = node.budgets.promote()
+        {
+            *place = better;
+        }
+    }
+
+    /// Takes one control request from the peer's rate.
+    pub(crate) fn control(&self, now_ms: u64) -> Result<(), Refusal> {
+        self.budget.control(now_ms)
+    }
+
+    /// Waits until `bytes` of block may be in memory for this peer.
+    pub(crate) async fn reserve(&self, node: &Node, bytes: u32) -> Result<Reservation, Refusal> {
+        let standing = self.place.lock().standing;
+        node.budgets.reserve(&self.budget, standing, bytes).await
+    }
+}
+
+/// Serves a connection until it or the node ends. `stop` lets running streams end first.
+pub(crate) async fn serve(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken) {
+    let now_ms = node.now_ms();
+    let peer = connection.peer();
+    let Some(place) = node.budgets.admit() else {
+        metrics::counter!(metric::CONNECTIONS_CUT, "why" => "full").increment(1);
+        connection.close("this node has no place for another connection");
+        return;
+    };
+    let link = Arc::new(Link {
+        connection: connection.clone(),
+        session: watch::Sender::new(None),
+        budget: node.budgets.of_peer(peer, now_ms),
+        place: Mutex::new(place),
+        stop: stop.clone(),
+    });
+    tracing::debug!(%peer, remote = ?connection.remote_addr(), "connected");
+    metrics::gauge!(metric::CONNECTIONS).increment(1);
+    node.links.lock().push(Arc::downgrade(&link));
+    let streams = TaskTracker::new();
+    let why = accept_streams(&node, &link, &streams).await;
+    streams.close();
+    // A lost connection ends its streams by itself; a stopping node waits for what it has begun.
+    if tokio::time::timeout(Duration::from_millis(STOP_DEADLINE_MS), streams.wait()).await.is_err() {
+        tracing::warn!(%peer, running = streams.len(), "streams did not end in time and are cut");
+    }
+    connection.close(why.text());
+    node.links.lock().retain(|held| !std::ptr::eq(held.as_ptr(), Arc::as_ptr(&link)));
+    metrics::gauge!(metric::CONNECTIONS).decrement(1);
+    tracing::debug!(%peer, why = why.text(), "disconnected");
+}
+
+/// Why no more streams are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Stopping,
+    NoHello,
+    Closed,
+}
+
+impl Ended {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Stopping => "the node is stopping",
+            Self::NoHello => "no Hello came in time",
+            Self::Closed => "the connection ended",
+        }
+    }
+}
+
+async fn accept_streams(node: &Arc<Node>, link: &Arc<Link>, streams: &TaskTracker) -> Ended {
+    let running = Arc::new(Semaphore::new(node.config.limits.streams_per_connection.max(1)));
+    let mut greeted = link.session.subscribe();
+    let handshake = async {
+        let hello = greeted.wait_for(Option::is_some);
+        tokio::time::timeout(Duration::from_millis(HANDSHAKE_DEADLINE_MS), hello).await.is_err()
+    };
+    tokio::pin!(handshake);
+    let mut waiting_for_hello = true;
+    loop {
+        let next = async {
+            // A place first: streams beyond the bound stay unread in the transport, which bounds them too.
+            let permit = running.clone().acquire_owned().await.ok()?;
+            let stream = link.connection.accept().await.ok()?;
+            Some((permit, stream))
+        };
+        tokio::select! {
+            biased;
+            () = link.stop.cancelled() => return Ended::Stopping,
+            late = &mut handshake, if waiting_for_hello => {
+                waiting_for_hello = false;
+                if late {
+                    metrics::counter!(metric::CONNECTIONS_CUT, "why" => "handshake").increment(1);
+                    return Ended::NoHello;
+                }
+            }
+            next = next => {
+                let Some((permit, stream)) = next else { return Ended::Closed };
+                let (node, link) = (node.clone(), link.clone());
+                let tasks = node.tasks.clone();
+                tasks.spawn(streams.track_future(async move {
+                    stream::serve(&node, &link, stream).await;
+                    drop(permit);
+                }));
+            }
+        }
+    }
+}

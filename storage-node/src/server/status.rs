@@ -1,0 +1,29 @@
+//! Status: the node's counters, which add up.
+
+use holdfast_protocol::message::NodeStatus;
+
+use crate::node::{Node, SOFTWARE};
+
+/// The counters now.
+pub(crate) fn of(node: &Node) -> NodeStatus {
+    let accounts = node.store.accounts();
+    let now_ms = node.now_ms();
+    let refusing_writes = if node.is_stopping() {
+        "the node is stopping".to_owned()
+    } else {
+        node.store.failure().map(|text| text.chars().take(200).collect()).unwrap_or_default()
+    };
+    NodeStatus {
+        capacity_bytes: accounts.capacity_bytes,
+        used_bytes: accounts.used_bytes,
+        trash_bytes: accounts.trash_bytes,
+        garbage_bytes: accounts.garbage_bytes,
+        free_bytes: accounts.free_bytes,
+        paid_bytes: accounts.paid_bytes,
+        blocks: accounts.blocks,
+        agreements: node.ledger.running(now_ms),
+        uptime_s: now_ms.saturating_sub(node.started_ms) / 1000,
+        refusing_writes,
+        software: SOFTWARE.to_owned(),
+    }
+}
