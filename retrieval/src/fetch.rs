@@ -39,6 +39,7 @@ mod window;
 pub use counters::FetchCounts;
 pub use error::{FetchError, PlacementError, ReadFault, ShardReason, ShardReasons};
 pub use read::{VerifiedBytes, VerifiedReader, reads_whole};
+pub(crate) use rebuild::quickest_first;
 pub use stream::FetchStream;
 
 use crate::block::BlockRef;

@@ -11,6 +11,8 @@ pub mod code;
 pub mod fetch;
 pub mod placement;
 pub mod pool;
+pub mod repair;
 pub mod tag;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod write;

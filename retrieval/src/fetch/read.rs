@@ -203,7 +203,7 @@ fn fault_of(error: CallError) -> ReadFault {
 }
 
 /// An error with all its sources, in one line.
-fn in_words(error: &dyn std::error::Error) -> String {
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
