@@ -299,6 +299,11 @@ impl NodePool {
         self.entry(id).map(|entry| entry.latency(SizeClass::of(bytes))).unwrap_or_default()
     }
 
+    /// Time since a node last answered anything; `None` if it never did.
+    pub fn silent_for(&self, id: NodeId) -> Option<Duration> {
+        self.entry(id).ok().and_then(|entry| entry.silent_for())
+    }
+
     fn entry(&self, id: NodeId) -> Result<Arc<Entry>, PoolError> {
         self.nodes.read().get(&id).cloned().ok_or(PoolError::Unknown { node: id })
     }
