@@ -1,0 +1,105 @@
+//! `auditor challenge`: reads random chunks straight from the nodes, with a key of its own, and checks the proofs.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use holdfast_gateway::web::api::{ChallengeAsk, ChallengeTarget, ChallengeTargets};
+use holdfast_protocol::record::PresentedGrant;
+use holdfast_protocol::time::SystemClock;
+use holdfast_protocol::transport::Transport;
+use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
+use holdfast_protocol::{BlockLen, NodeId, OperatorId, SigningKey, cbor};
+use holdfast_retrieval::block::BlockRef;
+use holdfast_retrieval::challenge::{ChallengeOptions, ChallengeReport, Challenger, Target};
+use holdfast_retrieval::placement::FailureDomain;
+use holdfast_retrieval::pool::{KnownNode, NodePool, PoolConfig};
+
+use crate::args::ChallengeArgs;
+use crate::client::Admin;
+use crate::network::Access;
+use crate::output::Output;
+
+/// Blocks that the gateway names per node; chunks are drawn over the bytes of these.
+const BLOCKS_PER_NODE: u32 = 512;
+
+/// `holdfast auditor challenge`.
+pub(crate) async fn challenge(args: ChallengeArgs, output: Output) -> Result<ExitCode> {
+    let report = challenge_all(&Access::resolve(&args.network)?, args.chunks).await?;
+    show(&report, output);
+    report.nodes.iter().for_each(|node| output.value(node));
+    if report.nodes.is_empty() {
+        output.say("nothing is stored yet, so there is nothing to challenge");
+    }
+    Ok(if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Challenges every node of a network for `chunks` chunks.
+pub(crate) async fn challenge_all(access: &Access, chunks: u32) -> Result<ChallengeReport> {
+    let key = Arc::new(SigningKey::generate()?);
+    let ask = ChallengeAsk { holder: NodeId(key.public()).to_string(), blocks_per_node: BLOCKS_PER_NODE };
+    let found: ChallengeTargets = Admin::of(access)?.post("api/v1/challenge", &ask).await?;
+    let transport = QuicTransport::bind(QuicConfig::new(SocketAddr::from(([0, 0, 0, 0], 0)), key))
+        .context("cannot open a QUIC socket")?;
+    let software = concat!("holdfast-auditor/", env!("CARGO_PKG_VERSION"));
+    let transport: Arc<dyn Transport> = transport;
+    let pool = NodePool::new(PoolConfig::new(Arc::clone(&transport), software, Arc::new(SystemClock)));
+    for node in &found.nodes {
+        let id: NodeId = node.id.parse().context("the gateway named a node by what is no key")?;
+        pool.upsert(KnownNode {
+            id,
+            addresses: node.addresses.clone(),
+            agreement: None,
+            domain: FailureDomain::new(OperatorId(id.key()), &node.addresses, 0),
+            capacity_bytes: 0,
+            free_bytes: 0,
+        })?;
+    }
+    let targets: Vec<Target> = found.targets.iter().map(target).collect::<Result<_>>()?;
+    let options = ChallengeOptions { chunks_per_node: chunks as usize, ..ChallengeOptions::default() };
+    let report = Challenger::new(pool, options).run(&targets, |_| {}).await?;
+    transport.close().await;
+    Ok(report)
+}
+
+fn target(named: &ChallengeTarget) -> Result<Target> {
+    let grant = match &named.grant {
+        None => None,
+        Some(text) => {
+            let bytes = base64::engine::general_purpose::STANDARD.decode(text).context("the grant is not base64")?;
+            Some(Box::new(cbor::decode::<PresentedGrant>(&bytes).context("the grant cannot be read")?))
+        }
+    };
+    Ok(Target {
+        node: named.node.parse().context("the gateway named a node by what is no key")?,
+        block: BlockRef { digest: named.digest.parse()?, len: BlockLen::new(named.len)? },
+        grant,
+    })
+}
+
+/// One line a node.
+pub(crate) fn show(report: &ChallengeReport, output: Output) {
+    for node in &report.nodes {
+        let verdict = if node.passed == node.asked {
+            "proved"
+        } else if node.failed > 0 {
+            "FAILED"
+        } else {
+            "not reached"
+        };
+        output.say(format!(
+            "   {}…  {verdict:11}  {:>3} of {} chunks, {} wrong, {} unreachable, p50 {:.1} ms",
+            node.node.to_string().chars().take(16).collect::<String>(),
+            node.passed,
+            node.asked,
+            node.failed,
+            node.unreachable,
+            node.micros_p50 as f64 / 1000.0
+        ));
+        for miss in node.misses.iter().filter(|miss| miss.verdict.failed()).take(3) {
+            output.say(format!("      chunk {} of {}: {:?}", miss.chunk, miss.digest, miss.verdict));
+        }
+    }
+}

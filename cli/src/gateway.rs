@@ -1,0 +1,135 @@
+//! `gateway run`, and what `up` shares with it: opening, announcing and running a gateway.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use holdfast_gateway::{Gateway, GatewayConfig, GatewayKeys};
+use holdfast_protocol::record::{Policy, PolicyName};
+use holdfast_protocol::time::{Clock, SystemClock};
+use holdfast_protocol::transport::Transport;
+use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::GatewayRunArgs;
+use crate::client::Admin;
+use crate::network::{NetworkFile, NodeEntry, write_credentials};
+use crate::output::Output;
+use crate::signals::stop_token;
+
+/// How often readiness is looked at while starting.
+const READY_POLL: Duration = Duration::from_millis(25);
+
+/// Finds or makes the keys of a data directory.
+pub(crate) fn keys(data: &Path, label: &str) -> Result<GatewayKeys> {
+    std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    GatewayKeys::load_or_create(data, label, SystemClock.now_ms())
+        .with_context(|| format!("cannot open the data directory {}", data.display()))
+}
+
+/// The policy of this name.
+pub(crate) fn policy(name: PolicyName) -> Result<Policy> {
+    Policy::by_name(name).with_context(|| format!("{name} is not a policy for objects"))
+}
+
+/// A gateway that is open and has left its addresses and credentials in the data directory.
+pub(crate) struct Opened {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) network: NetworkFile,
+    pub(crate) credentials: std::path::PathBuf,
+}
+
+/// Opens the gateway and writes `credentials` and `network.json`.
+pub(crate) async fn open(config: GatewayConfig, nodes: Vec<NodeEntry>) -> Result<Opened> {
+    let data = config.dir.clone();
+    let gateway = Gateway::open(config).await.context("cannot open the gateway")?;
+    let keys = gateway.credentials();
+    let credentials = write_credentials(&data, &keys.access_key, &keys.secret_key)?;
+    let network = NetworkFile {
+        s3: format!("http://{}", gateway.s3_addr()),
+        web: format!("http://{}", gateway.web_addr()),
+        pid: std::process::id(),
+        namespace: gateway.keys().namespace_id().to_string(),
+        nodes,
+    };
+    network.write(&data)?;
+    Ok(Opened { gateway, network, credentials })
+}
+
+impl Opened {
+    /// Runs the gateway; calls `ready` once `/healthz` answers 200.
+    pub(crate) async fn run(self, stop: CancellationToken, ready: impl FnOnce(&Self)) -> Result<()> {
+        let token = self.gateway.keys().admin_token().expose().to_owned();
+        let admin = Admin::new(url::Url::parse(&self.network.web)?, token);
+        let mut running = tokio::spawn(Arc::clone(&self.gateway).run(stop.clone()));
+        let become_ready = async {
+            while !admin.is_healthy().await? {
+                tokio::time::sleep(READY_POLL).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            outcome = &mut running => {
+                outcome.context("the gateway ended in a panic")??;
+                if !stop.is_cancelled() {
+                    bail!("the gateway ended by itself");
+                }
+                return Ok(());
+            }
+            outcome = become_ready => outcome?,
+            () = stop.cancelled() => {}
+        }
+        if !stop.is_cancelled() {
+            ready(&self);
+        }
+        running.await.context("the gateway ended in a panic")??;
+        Ok(())
+    }
+
+    /// The line to try next.
+    pub(crate) fn try_next(&self) -> String {
+        format!(
+            "AWS_SHARED_CREDENTIALS_FILE={} aws --profile holdfast --endpoint-url {} s3 mb s3://datasets",
+            self.credentials.display(),
+            self.network.s3
+        )
+    }
+}
+
+/// `holdfast gateway run`.
+pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode> {
+    let stop = stop_token(args.stop_on_stdin_eof)?;
+    let keys = keys(&args.data, "gateway")?;
+    let quic = QuicTransport::bind(QuicConfig::new(args.quic_listen, Arc::clone(keys.transport())))
+        .with_context(|| format!("cannot listen for QUIC on {}; choose another with --quic-listen", args.quic_listen))?;
+    let quic: Arc<dyn Transport> = quic;
+    let mut config = GatewayConfig::new(args.data.clone(), keys, Arc::clone(&quic));
+    config.policy = policy(args.policy)?;
+    config.s3_listen = args.s3_listen;
+    config.web_listen = args.web_listen;
+    let opened = open(config, Vec::new()).await?;
+    output.value(&serde_json::json!({ "event": "open", "network": opened.network }));
+    output.say(format!(
+        "gateway of namespace {}\n  S3           {}\n  web          {}\n  credentials  {} (profile holdfast)",
+        opened.network.namespace,
+        opened.network.s3,
+        opened.network.web,
+        opened.credentials.display()
+    ));
+    output.say(format!(
+        "  waiting for nodes; each joins with\n    holdfast node run --dir DIR --capacity 500GB --join {} --token-file {}",
+        opened.network.web,
+        args.data.join("admin-token").display()
+    ));
+    opened
+        .run(stop, |opened| {
+            output.value(&serde_json::json!({ "event": "ready", "network": opened.network }));
+            output.say(format!("ready\n  try          {}", opened.try_next()));
+        })
+        .await?;
+    quic.close().await;
+    output.say("stopped; everything acknowledged is kept");
+    Ok(ExitCode::SUCCESS)
+}
