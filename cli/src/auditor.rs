@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use base64::Engine;
 use holdfast_gateway::web::api::{ChallengeAsk, ChallengeTarget, ChallengeTargets};
-use holdfast_protocol::record::PresentedGrant;
+use holdfast_protocol::record::{Delegation, PresentedGrant, Unverified};
 use holdfast_protocol::time::SystemClock;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
@@ -16,6 +16,8 @@ use holdfast_retrieval::block::BlockRef;
 use holdfast_retrieval::challenge::{ChallengeOptions, ChallengeReport, Challenger, Target};
 use holdfast_retrieval::placement::FailureDomain;
 use holdfast_retrieval::pool::{KnownNode, NodePool, PoolConfig};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::args::ChallengeArgs;
 use crate::client::Admin;
@@ -46,6 +48,9 @@ pub(crate) async fn challenge_all(access: &Access, chunks: u32) -> Result<Challe
     let software = concat!("holdfast-auditor/", env!("CARGO_PKG_VERSION"));
     let transport: Arc<dyn Transport> = transport;
     let pool = NodePool::new(PoolConfig::new(Arc::clone(&transport), software, Arc::new(SystemClock)));
+    if let Some(text) = &found.delegation {
+        pool.set_delegation(decoded::<Unverified<Delegation>>(text).context("the gateway's delegation")?);
+    }
     for node in &found.nodes {
         let id: NodeId = node.id.parse().context("the gateway named a node by what is no key")?;
         pool.upsert(KnownNode {
@@ -67,16 +72,19 @@ pub(crate) async fn challenge_all(access: &Access, chunks: u32) -> Result<Challe
 fn target(named: &ChallengeTarget) -> Result<Target> {
     let grant = match &named.grant {
         None => None,
-        Some(text) => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(text).context("the grant is not base64")?;
-            Some(Box::new(cbor::decode::<PresentedGrant>(&bytes).context("the grant cannot be read")?))
-        }
+        Some(text) => Some(Box::new(decoded::<PresentedGrant>(text).context("the gateway's grant")?)),
     };
     Ok(Target {
         node: named.node.parse().context("the gateway named a node by what is no key")?,
         block: BlockRef { digest: named.digest.parse()?, len: BlockLen::new(named.len)? },
         grant,
     })
+}
+
+/// A record from base64 of its wire bytes.
+fn decoded<T: Serialize + DeserializeOwned>(text: &str) -> Result<T> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).context("it is not base64")?;
+    cbor::decode(&bytes).context("it cannot be read")
 }
 
 /// One line a node.
