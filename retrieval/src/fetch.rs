@@ -43,7 +43,7 @@ pub(crate) use rebuild::quickest_first;
 pub use stream::FetchStream;
 
 use crate::block::BlockRef;
-use crate::pool::NodePool;
+use crate::pool::{NodePool, Outcome};
 use counters::Counters;
 use plan::{Route, RouteStep};
 use rebuilt::Rebuilt;
@@ -253,6 +253,8 @@ impl Inner {
                 Some((slot, node, result)) = reads.next(), if !reads.is_empty() => match result {
                     Ok(bytes) => {
                         self.counters.direct.add();
+                        slow.answered(node);
+                        slow.lost(self.reader.pool(), block.digest);
                         return Ok(bytes);
                     }
                     Err(fault) => {
@@ -347,18 +349,17 @@ fn node_at(stripe: &Stripe, slot: usize) -> Option<NodeId> {
 #[derive(Default)]
 struct SlowWatch {
     due: Option<Instant>,
-    asked: Vec<(NodeId, Instant)>,
+    asked: Vec<NodeId>,
 }
 
 impl SlowWatch {
     fn watch(&mut self, node: NodeId, patience: Duration) {
-        let now = Instant::now();
-        self.asked.push((node, now));
-        self.due = Some(now + patience);
+        self.asked.push(node);
+        self.due = Some(Instant::now() + patience);
     }
 
     fn answered(&mut self, node: NodeId) {
-        self.asked.retain(|(asked, _)| *asked != node);
+        self.asked.retain(|asked| *asked != node);
     }
 
     /// Returns once when the newest read is overdue, and never again until another is watched.
@@ -374,8 +375,8 @@ impl SlowWatch {
 
     /// Somebody else was quicker than all that are still awaited.
     fn lost(&self, pool: &NodePool, digest: Digest) {
-        for (node, since) in &self.asked {
-            read::report_slow(pool, *node, digest, since.elapsed());
+        for node in &self.asked {
+            pool.report(*node, Outcome::Overtaken { digest: Some(digest) });
         }
     }
 }

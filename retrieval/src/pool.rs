@@ -138,6 +138,12 @@ pub enum Outcome {
     },
     /// It did not answer, or said that it could not: costs trust in its liveness, nothing else.
     Failed,
+    /// It took so long that the answer was had in another way. Several times in a row make it a stalled
+    /// node: one that takes requests and does not answer, which is put on the list of culprits.
+    Overtaken {
+        /// About which block.
+        digest: Option<Digest>,
+    },
     /// It said something that is provably wrong.
     Lied {
         /// The evidence, in words.
@@ -272,6 +278,7 @@ impl NodePool {
         let timeout = self.config.connect_timeout;
         let greeted = tokio::time::timeout(timeout, self.greet(&entry, connection)).await;
         let (_, reply) = greeted.map_err(|_| PoolError::Timeout { node: id, after: timeout })??;
+        entry.alive();
         Ok(reply)
     }
 
@@ -281,6 +288,13 @@ impl NodePool {
         match outcome {
             Outcome::Ok { latency, bytes } => entry.answered(latency, bytes),
             Outcome::Failed => entry.failed(self.now_ms()),
+            Outcome::Overtaken { digest } => {
+                if entry.overtaken(self.now_ms()) {
+                    tracing::warn!(node = %id, ?digest, "a node takes requests and does not answer in time");
+                    let what = "stalled: reads in a row had to be served from elsewhere".to_owned();
+                    self.culprits.lock().add(id, what, digest, self.now_ms());
+                }
+            }
             Outcome::Lied { what, digest } => {
                 entry.lied();
                 tracing::warn!(node = %id, ?digest, what, "a node was caught lying");
@@ -289,7 +303,7 @@ impl NodePool {
         }
     }
 
-    /// Who was caught lying, latest first.
+    /// Who was caught lying or stalling, latest first.
     pub fn culprits(&self) -> Vec<Culprit> {
         self.culprits.lock().list()
     }
@@ -316,3 +330,6 @@ impl NodePool {
         self.config.clock.now_ms()
     }
 }
+
+#[cfg(test)]
+mod tests;

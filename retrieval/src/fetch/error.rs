@@ -152,14 +152,14 @@ pub enum FetchError {
     },
     /// Too few shards could be read.
     #[error(
-        "block {digest} cannot be read: {have} of the {need} shards needed of stripe {stripe} answered ({reasons})"
+        "block {digest} cannot be read: {have} of the {need} shards needed of stripe {stripe} are to be had ({reasons})"
     )]
     Unrecoverable {
         /// The block.
         digest: Digest,
         /// Its stripe.
         stripe: StripeId,
-        /// Shards at hand, virtual ones included.
+        /// Shards that did not fail, virtual ones included.
         have: usize,
         /// Shards needed.
         need: usize,

@@ -31,7 +31,7 @@ pub(crate) struct Gathered {
 /// A gather that came short.
 #[derive(Debug)]
 pub(crate) struct Short {
-    /// Shards at hand, virtual ones included.
+    /// Shards that did not fail, virtual ones included.
     pub(crate) have: usize,
     /// Why not more.
     pub(crate) reasons: ShardReasons,

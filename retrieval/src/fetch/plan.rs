@@ -111,7 +111,7 @@ pub(crate) enum GatherStep {
     Decode,
     /// k shards can no longer be had.
     GiveUp {
-        /// Shards at hand, virtual ones included.
+        /// Shards at hand, virtual ones included, and those that have not failed yet.
         have: usize,
     },
 }
@@ -197,8 +197,9 @@ impl Gather {
             return GatherStep::Decode;
         }
         let flying = self.count(|shard| matches!(shard, Shard::Flying { .. }));
-        if have + flying + self.queue.len() < self.k {
-            return GatherStep::GiveUp { have };
+        let usable = have + flying + self.queue.len();
+        if usable < self.k {
+            return GatherStep::GiveUp { have: usable };
         }
         let missing = self.k.saturating_sub(have + flying);
         let mut slots = Vec::with_capacity(missing);
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn hopeless_is_said_before_anything_is_asked() {
         let mut plan = Gather::new(3, &[SlotKind::Absent, PLACED, PLACED, SlotKind::Absent], &[1, 2]);
-        assert_eq!(plan.begin(), GatherStep::GiveUp { have: 0 });
+        assert_eq!(plan.begin(), GatherStep::GiveUp { have: 2 });
     }
 
     #[test]
@@ -314,7 +315,7 @@ mod tests {
         assert_eq!(plan.begin(), read(&[0, 1]));
         assert_eq!(plan.failed(0, true), read(&[2]));
         assert_eq!(plan.failed(1, false), read(&[0]));
-        assert_eq!(plan.failed(0, true), GatherStep::GiveUp { have: 0 });
+        assert_eq!(plan.failed(0, true), GatherStep::GiveUp { have: 1 });
     }
 
     proptest! {

@@ -214,12 +214,6 @@ pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
     words
 }
 
-/// A read from `node` was given up after `waited`, because another way was quicker.
-pub(crate) fn report_slow(pool: &NodePool, node: NodeId, digest: Digest, waited: Duration) {
-    tracing::debug!(%node, ?digest, ?waited, "a slow read was overtaken");
-    pool.report(node, Outcome::Failed);
-}
-
 #[cfg(test)]
 mod tests {
     use holdfast_protocol::BlockLen;

@@ -21,6 +21,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait. A node that comes back is found within this time at the latest.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A node that is overtaken this often in a row, without one answer between, has stalled. Once or twice can
+/// be a burst of load or a disk that retries.
+const OVERTAKEN_MAX: u32 = 3;
+
 pub(super) struct Entry {
     inner: Mutex<Inner>,
     /// Held while dialling, so that one attempt runs at a time.
@@ -39,6 +43,8 @@ struct Inner {
     small: Estimator,
     large: Estimator,
     lies: u64,
+    /// Reads in a row that were overtaken by another way before it answered.
+    overtaken: u32,
 }
 
 impl Entry {
@@ -54,6 +60,7 @@ impl Entry {
             small: Estimator::default(),
             large: Estimator::default(),
             lies: 0,
+            overtaken: 0,
         };
         Self { inner: Mutex::new(inner), dial: tokio::sync::Mutex::new(()) }
     }
@@ -146,7 +153,22 @@ impl Entry {
             SizeClass::Small => inner.small.add(latency),
             SizeClass::Large => inner.large.add(latency),
         }
+        inner.overtaken = 0;
         inner.come_up();
+    }
+
+    /// A read was overtaken. Returns whether that makes the node a stalled one, which then counts as down.
+    ///
+    /// The time waited is no figure to keep: it says how patient we were, and would make us more so.
+    pub(super) fn overtaken(&self, now_ms: UnixMs) -> bool {
+        let mut inner = self.inner.lock();
+        inner.overtaken = inner.overtaken.saturating_add(1);
+        let stalled = inner.overtaken >= OVERTAKEN_MAX;
+        if stalled {
+            inner.overtaken = 0;
+            inner.go_down(now_ms);
+        }
+        stalled
     }
 
     /// It answered something that carries no figure worth keeping.
@@ -186,7 +208,13 @@ impl Entry {
             inner.agreed = Some(agreed);
         }
         inner.peer = Some(peer);
-        inner.come_up();
+        inner.failures = 0;
+        inner.retry_at = None;
+        // A node that was taken for down and now answers Hello may still answer nothing else; the first real
+        // answer brings it up.
+        if !inner.state.is_down() {
+            inner.come_up();
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use holdfast_protocol::NodeId;
 use holdfast_protocol::record::{Policy, Stripe};
 
 use crate::placement::{Candidate, Chooser};
-use crate::pool::NodePool;
 
 /// The missing shards of one stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,20 +53,6 @@ impl Damage {
 pub(crate) fn policy_of(stripe: &Stripe) -> Policy {
     let (k, m) = (usize::from(stripe.k), usize::from(stripe.m));
     Policy { name: stripe.policy, k, m, w: k + m.div_ceil(2) }
-}
-
-/// The nodes of a pool that have an agreement, as placement sees them.
-pub(crate) fn candidates(pool: &NodePool) -> Vec<Candidate> {
-    pool.nodes()
-        .into_iter()
-        .filter(|view| view.known.agreement.is_some())
-        .map(|view| Candidate {
-            id: view.known.id,
-            live: view.known.accepts_writes && !view.state.is_down(),
-            domain: view.known.domain,
-            free_bytes: view.known.free_bytes,
-        })
-        .collect()
 }
 
 /// One node for each missing slot as far as there are any; slots that find none come last, without.

@@ -11,7 +11,7 @@ use holdfast_protocol::record::{ClaimRef, Stripe, StripeId};
 use tokio::sync::Semaphore;
 
 use super::pace::Pace;
-use super::plan::{Damage, candidates, choose, policy_of};
+use super::plan::{Damage, choose, policy_of};
 use super::put::{Putter, ShardPut};
 use super::report::{End, Outcome};
 use super::{RepairOptions, RepairStoreError, Repaired, Repairer, Replaced, ShardTerms};
@@ -20,6 +20,7 @@ use crate::code::{Code, ShardPiece, WantedShard};
 use crate::fetch::VerifiedBytes;
 use crate::fetch::gather::{Gathered, Gatherer, block_of};
 use crate::fetch::quickest_first;
+use crate::write::stripe::candidates;
 
 /// Times that a stripe is begun again after its row changed underneath.
 const CONFLICTS_MAX: usize = 4;
