@@ -29,6 +29,9 @@ pub const COLUMN_LEN: usize = 32 * 1024;
 /// Distinct (k, m) kept. Policies use a handful; past the bound an instance is made per use.
 const CODES_CACHED_MAX: usize = 16;
 
+/// Codes by (k, m).
+type Codes = HashMap<(usize, usize), Arc<Code>>;
+
 /// A code k+m, ready to use. Cheap to clone through [`Code::shared`].
 pub struct Code {
     k: usize,
@@ -61,7 +64,7 @@ pub struct WantedShard {
 impl Code {
     /// The code of k data and m parity shards, from a bounded cache.
     pub fn shared(k: usize, m: usize) -> Result<Arc<Self>, CodeError> {
-        static CODES: OnceLock<Mutex<HashMap<(usize, usize), Arc<Code>>>> = OnceLock::new();
+        static CODES: OnceLock<Mutex<Codes>> = OnceLock::new();
         let codes = CODES.get_or_init(Mutex::default);
         if let Some(code) = codes.lock().get(&(k, m)) {
             return Ok(Arc::clone(code));
@@ -79,15 +82,16 @@ impl Code {
             return Err(CodeError::Shape { k, m });
         }
         let library = ReedSolomon::new(k, m).map_err(|_| CodeError::Shape { k, m })?;
-        let mut rows = vec![vec![0u8; k]; k + m];
+        let identity = (0..k).map(|row| (0..k).map(|data| u8::from(row == data)).collect());
+        let mut rows: Vec<Vec<u8>> = identity.collect();
+        rows.resize(k + m, vec![0; k]);
         for data in 0..k {
-            rows[data][data] = 1;
             // The parity of a unit vector is that data shard's column of the matrix.
             let unit: Vec<[u8; 1]> = (0..k).map(|slot| [u8::from(slot == data)]).collect();
             let mut parity = vec![[0u8; 1]; m];
             library.encode_sep(&unit, &mut parity).map_err(|_| CodeError::Shape { k, m })?;
-            for (row, value) in parity.iter().enumerate() {
-                rows[k + row][data] = value[0];
+            for (row, [value]) in rows[k..].iter_mut().zip(parity) {
+                row[data] = value;
             }
         }
         Ok(Self { k, m, rows })

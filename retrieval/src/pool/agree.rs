@@ -30,7 +30,8 @@ impl NodePool {
         }
         let answer = peer.agree(&terms).await.map_err(|source| PoolError::Call { node: id, source })?;
         let refused = |detail, source| PoolError::Agreement { node: id, detail, source };
-        let agreed = answer.verify().map_err(|source| refused("a signature is wrong", Some(source)))?;
+        let agreed =
+            answer.verify().map_err(|source| refused("a signature is wrong", Some(Box::new(source))))?;
         if agreed.terms() != wanted {
             return Err(refused("the terms are not those that we proposed", None));
         }

@@ -67,7 +67,7 @@ pub enum PoolError {
         /// What is wrong.
         detail: &'static str,
         /// The signature at fault, if one is.
-        source: Option<SignatureError>,
+        source: Option<Box<SignatureError>>,
     },
 }
 

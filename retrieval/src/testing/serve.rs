@@ -25,7 +25,8 @@ use super::{CAPACITY, key, node_record};
 type Answer = (Reply, Bytes);
 
 impl FakeNode {
-    pub(super) async fn serve(self: Arc<Self>, connection: Arc<dyn Connection>) {
+    /// Serves the streams that the other end of `connection` opens.
+    pub async fn serve(self: Arc<Self>, connection: Arc<dyn Connection>) {
         while let Ok(stream) = connection.accept().await {
             let node = Arc::clone(&self);
             tokio::spawn(async move {

@@ -48,12 +48,14 @@ impl fmt::Display for ShardFailure {
 #[non_exhaustive]
 pub enum WriteError {
     /// Fewer nodes than the write quorum gave a receipt. What they took lapses with its lease.
-    #[error("{got} of the {needed} receipts needed arrived ({})", listed(.failures))]
+    #[error("{got} of the {needed} receipts needed arrived ({})", listed(.failures, .given_up))]
     Quorum {
         /// Receipts needed.
         needed: usize,
         /// Receipts that came.
         got: usize,
+        /// Requests that were given up because the quorum was out of reach already.
+        given_up: usize,
         /// Why the others did not: the last failures, at most one per slot.
         failures: Vec<ShardFailure>,
     },
@@ -89,9 +91,10 @@ impl WriteError {
     }
 }
 
-fn listed(failures: &[ShardFailure]) -> String {
-    if failures.is_empty() {
-        return "no node failed".into();
+fn listed(failures: &[ShardFailure], given_up: &usize) -> String {
+    let mut reasons: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    if *given_up > 0 {
+        reasons.push(format!("{given_up} more requests were given up"));
     }
-    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    reasons.join("; ")
 }

@@ -108,6 +108,10 @@ impl FanOut {
                 Err(_) => break,
             }
         }
+        let hopeless = self.placed.len() + self.pending.len() < self.quorum;
+        if !hopeless {
+            self.blame_the_late();
+        }
         self.conclude()
     }
 
@@ -147,21 +151,26 @@ impl FanOut {
         (slowest.max().unwrap_or_default() * 2).clamp(config.grace_min, config.grace_max)
     }
 
-    fn conclude(mut self) -> Result<Vec<Placed>, WriteError> {
+    /// Counts the requests that ran out of time as failures.
+    fn blame_the_late(&mut self) {
         let waited = self.started.elapsed();
-        for (slot, node) in &self.pending {
+        for (slot, node) in std::mem::take(&mut self.pending) {
             // A node that has answered nobody meanwhile is taken for down, so that the next stripes do not
             // wait for it; one that is merely slow stays.
-            if self.shared.pool.silent_for(*node).is_none_or(|silence| silence >= waited) {
-                self.shared.pool.report(*node, Outcome::Failed);
+            if self.shared.pool.silent_for(node).is_none_or(|silence| silence >= waited) {
+                self.shared.pool.report(node, Outcome::Failed);
             }
             let detail = format!("no receipt within {} ms", waited.as_millis());
-            self.failures.push(ShardFailure { slot: *slot, node: *node, kind: FailureKind::Late, detail });
+            self.failures.push(ShardFailure { slot, node, kind: FailureKind::Late, detail });
         }
+    }
+
+    fn conclude(mut self) -> Result<Vec<Placed>, WriteError> {
         if self.placed.len() < self.quorum {
             return Err(WriteError::Quorum {
                 needed: self.quorum,
                 got: self.placed.len(),
+                given_up: self.pending.len(),
                 failures: last_per_slot(self.failures),
             });
         }
