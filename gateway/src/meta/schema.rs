@@ -1,0 +1,197 @@
+//! Every key of the metadata, in one place. `docs/METADATA.md` says the same for people.
+//!
+//! | key | value |
+//! |---|---|
+//! | `f` | format number, namespace check |
+//! | `s` name | setting: opaque bytes, sealed by whoever keeps them |
+//! | `b` name | bucket |
+//! | `c` bucket | counters: objects, bytes, bytes of upload parts |
+//! | `o` bucket key | object head |
+//! | `m` version end | part of an object of many parts, by the object offset of its end |
+//! | `p` run end | page of up to 1,024 blocks of a run, by the run offset of its end |
+//! | `u` bucket key 00 upload | unfinished upload |
+//! | `v` upload number | finished part of an upload |
+//! | `w` upload | counter: changes to the upload's parts |
+//! | `l` run | run whose object is gone and whose references are still to be dropped |
+//! | `k` digest | block: stripe, slot, references |
+//! | `t` stripe | stripe: version, policy, shards |
+//! | `x` stripe | tombstone of a released stripe: when |
+//! | `g` stripe | completion queue: a stripe with shards that wait for a node |
+//! | `q` node stripe | commit queue: blocks that a node shall keep |
+//! | `r` node stripe | release queue: blocks that a node may let go |
+//! | `n` number | node |
+//! | `i` node id | number of the node |
+//! | `i` | the next number |
+//!
+//! bucket is 8 bytes, version, upload and run 16, stripe 16, digest 32, node id 32; end is a big-endian `u64`,
+//! node and number a big-endian `u32`, the number of a part a big-endian `u16`. Pages and parts are keyed by
+//! where they *end*, so that the one that holds offset `x` is the first row from `x + 1` on: seeking is one
+//! forward scan of one row, whatever the lengths of blocks and parts.
+
+use holdfast_protocol::Digest;
+use holdfast_protocol::record::StripeId;
+
+use super::model::{BucketId, VersionId};
+
+/// The format this release writes, and the newest it reads.
+pub const FORMAT: u64 = 1;
+/// Lines of a listing page.
+pub const LIST_MAX: usize = 1000;
+/// Parts of an upload.
+pub const PART_NUMBER_MAX: u16 = 10_000;
+/// Least bytes of every part but the last.
+pub const PART_LEN_MIN: u64 = 5 * 1024 * 1024;
+/// A single part whose blocks are at most this many is listed in the object head itself. Eight blocks of
+/// 1 MiB take 256 bytes, so that the head of a small object stays one small row.
+pub const INLINE_BLOCKS_MAX: usize = 8;
+/// Runs of more blocks than this are not unlinked in the transaction that drops their object, but page by page
+/// afterwards, so that one DELETE never makes a transaction of gigabytes.
+pub const UNLINK_AT_ONCE_MAX: u64 = 8192;
+/// Bytes of names and values of headers and user metadata together. S3 allows 8 KiB of headers.
+pub const ATTRIBUTES_LEN_MAX: usize = 16 * 1024;
+/// Bytes of an object's key, as in S3.
+pub const OBJECT_KEY_LEN_MAX: usize = 1024;
+/// A tombstone of a released stripe outlives every upload that may still bring the stripe along: leases of its
+/// blocks end after an hour, so after a week nobody does.
+pub const TOMBSTONE_MS: u64 = 7 * 24 * 3600 * 1000;
+
+// An object's row key is a tag, the bucket and the key; an upload's adds a separator and its id.
+const _: () = assert!(1 + 8 + OBJECT_KEY_LEN_MAX + 1 + 16 <= super::store::KEY_LEN_MAX);
+
+fn join(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(tag);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+pub(super) fn format() -> Vec<u8> {
+    join(b'f', &[])
+}
+
+pub(super) fn setting(name: &str) -> Vec<u8> {
+    join(b's', &[name.as_bytes()])
+}
+
+pub(super) fn bucket(name: &str) -> Vec<u8> {
+    join(b'b', &[name.as_bytes()])
+}
+
+pub(super) fn buckets() -> Vec<u8> {
+    join(b'b', &[])
+}
+
+pub(super) fn usage(bucket: BucketId) -> Vec<u8> {
+    join(b'c', &[&bucket.0])
+}
+
+pub(super) fn object(bucket: BucketId, key: &str) -> Vec<u8> {
+    join(b'o', &[&bucket.0, key.as_bytes()])
+}
+
+pub(super) fn objects(bucket: BucketId) -> Vec<u8> {
+    join(b'o', &[&bucket.0])
+}
+
+pub(super) const OBJECTS: u8 = b'o';
+pub(super) const UPLOADS: u8 = b'u';
+pub(super) const UPLOAD_PARTS: u8 = b'v';
+pub(super) const UNLINKED: u8 = b'l';
+pub(super) const BLOCKS: u8 = b'k';
+pub(super) const STRIPES: u8 = b't';
+pub(super) const TOMBSTONES: u8 = b'x';
+pub(super) const COMPLETIONS: u8 = b'g';
+pub(super) const COMMITS: u8 = b'q';
+pub(super) const RELEASES: u8 = b'r';
+pub(super) const NODES: u8 = b'n';
+pub(super) const PARTS: u8 = b'm';
+pub(super) const PAGES: u8 = b'p';
+pub(super) const SETTINGS: u8 = b's';
+
+/// Bytes in front of an object key in an object's row key.
+pub(super) const OBJECT_PREFIX_LEN: usize = 9;
+
+pub(super) fn part(version: VersionId, end: u64) -> Vec<u8> {
+    join(b'm', &[&version.0, &end.to_be_bytes()])
+}
+
+pub(super) fn parts(version: VersionId) -> Vec<u8> {
+    join(b'm', &[&version.0])
+}
+
+pub(super) fn page(run: VersionId, end: u64) -> Vec<u8> {
+    join(b'p', &[&run.0, &end.to_be_bytes()])
+}
+
+pub(super) fn pages(run: VersionId) -> Vec<u8> {
+    join(b'p', &[&run.0])
+}
+
+pub(super) fn upload(bucket: BucketId, key: &str, upload: VersionId) -> Vec<u8> {
+    join(b'u', &[&bucket.0, key.as_bytes(), &[0], &upload.0])
+}
+
+pub(super) fn uploads(bucket: BucketId) -> Vec<u8> {
+    join(b'u', &[&bucket.0])
+}
+
+pub(super) fn upload_part(upload: VersionId, number: u16) -> Vec<u8> {
+    join(b'v', &[&upload.0, &number.to_be_bytes()])
+}
+
+pub(super) fn upload_parts(upload: VersionId) -> Vec<u8> {
+    join(b'v', &[&upload.0])
+}
+
+pub(super) fn unlinked(run: VersionId) -> Vec<u8> {
+    join(b'l', &[&run.0])
+}
+
+pub(super) fn block(digest: &Digest) -> Vec<u8> {
+    join(b'k', &[&digest.0])
+}
+
+pub(super) fn stripe(stripe: StripeId) -> Vec<u8> {
+    join(b't', &[&stripe.0])
+}
+
+pub(super) fn tombstone(stripe: StripeId) -> Vec<u8> {
+    join(b'x', &[&stripe.0])
+}
+
+pub(super) fn completion(stripe: StripeId) -> Vec<u8> {
+    join(b'g', &[&stripe.0])
+}
+
+pub(super) fn queued(queue: u8, node: u32, stripe: StripeId) -> Vec<u8> {
+    join(queue, &[&node.to_be_bytes(), &stripe.0])
+}
+
+pub(super) fn queue_of(queue: u8, node: u32) -> Vec<u8> {
+    join(queue, &[&node.to_be_bytes()])
+}
+
+pub(super) fn node(number: u32) -> Vec<u8> {
+    join(b'n', &[&number.to_be_bytes()])
+}
+
+pub(super) fn node_number(id: &holdfast_protocol::NodeId) -> Vec<u8> {
+    join(b'i', &[id.as_bytes()])
+}
+
+/// Sorts before every node's own row of the same table.
+pub(super) fn next_node_number() -> Vec<u8> {
+    join(b'i', &[])
+}
+
+/// Changes to an upload's parts, counted so that completing it can rely on none having come between.
+pub(super) fn upload_changes(upload: VersionId) -> Vec<u8> {
+    join(b'w', &[&upload.0])
+}
+
+/// The whole table behind `tag`.
+pub(super) fn table(tag: u8) -> Vec<u8> {
+    vec![tag]
+}
