@@ -74,8 +74,8 @@ pub struct Node {
     stopping: CancellationToken,
     addresses: Mutex<Vec<SocketAddr>>,
     record_seq: AtomicU64,
-    /// Holds the directory's lock until the node is dropped.
-    _home: Home,
+    /// Holds the directory's lock until the node is closed or dropped.
+    home: Mutex<Option<Home>>,
 }
 
 impl Node {
@@ -103,7 +103,7 @@ impl Node {
             store,
             ledger,
             config,
-            _home: home,
+            home: Mutex::new(Some(home)),
         });
         if let Some(misbehaviour) = node.config.misbehave {
             tracing::warn!(node = %node.id(), ?misbehaviour, "this node lies to its readers, as it was told to");
@@ -208,6 +208,7 @@ impl Node {
             tracing::warn!(node = %self.id(), running = self.tasks.len(), "some tasks did not end; closing anyway");
         }
         self.store.close().await?;
+        drop(self.home.lock().take());
         tracing::info!(node = %self.id(), "node closed");
         Ok(())
     }

@@ -303,7 +303,7 @@ mod tests {
     fn heads_are_bounded_in_number_and_length() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        let (record, presented) = head(0, 1, 1000);
+        let (record, presented) = head(0, 1, 5000);
         assert!(matches!(ledger.put_head(&record, presented), Err(LedgerError::HeadTooLong { .. })));
         for instance in 0..HEADS_MAX {
             let (record, presented) = head(u8::try_from(instance).unwrap(), 1, 3);
