@@ -14,9 +14,15 @@ use rustix::fs::{FallocateFlags, OFlags};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 pub mod buffer;
+pub mod fault;
 mod raw;
+pub mod threads;
+pub mod uring;
 
 pub use buffer::{AlignedBuf, BufferPool, PAGE};
+pub use fault::{FaultDisk, FaultPlan};
+pub use threads::ThreadDisk;
+pub use uring::UringDisk;
 
 /// Requests that may wait in front of a disk. The store admits fewer: this is the backstop.
 pub const REQUESTS_MAX: usize = 4096;

@@ -16,7 +16,15 @@ mod command;
 pub mod config;
 mod engine;
 pub mod error;
+mod format;
+mod identity;
+mod index;
+mod read;
+mod reclaim;
+mod replay;
 pub mod types;
+mod walk;
+mod writer;
 
 pub use config::{IoMode, StoreConfig};
 pub use error::{IndexError, OpenError, PutError, ReadError, StoreError};
@@ -210,7 +218,7 @@ impl Store {
 
     /// Ends trash whose period is over at `now_ms`, punches what nothing keeps, unlinks dead extents.
     pub async fn reclaim(&self, now_ms: u64) -> Result<ReclaimReport, StoreError> {
-        engine::reclaim(&self.shared, &self.commands, now_ms).await
+        reclaim::reclaim(&self.shared, &self.commands, now_ms).await
     }
 
     /// Makes the index durable now, so that a restart replays little.

@@ -1,11 +1,17 @@
-//! The one place that allocates aligned memory. Owns no policy.
+//! The only unsafe code of the storage node: page-aligned memory, and an io_uring that owns what it lends to
+//! the kernel. Owns no policy.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 
+use io_uring::{IoUring, opcode, squeue, types};
+
 use super::buffer::{BUFFER_PAGES_MAX, PAGE};
+use super::{Action, Request};
 
 /// A run of whole pages, aligned to a page, always initialised.
 pub(super) struct Pages {
@@ -50,5 +56,184 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// Completions and submissions that the ring has room for.
+pub(super) const RING_ENTRIES: u32 = 256;
+/// Marks the completion of the wake-up read.
+const WAKE: u64 = u64::MAX;
+
+/// A request in the kernel's hands. The buffer and the file live here until its completion.
+struct Flight {
+    request: Request,
+    moved: usize,
+}
+
+/// An io_uring whose memory safety does not depend on its user: it owns every buffer that the kernel may
+/// still touch, and gives it up only with the completion.
+pub(super) struct Ring {
+    ring: IoUring,
+    flights: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    event: OwnedFd,
+    /// Boxed, because the kernel writes to it while the ring may be moved.
+    woken: Box<[u8; 8]>,
+    watching: bool,
+}
+
+impl Ring {
+    /// Sets up a ring; `event` is an eventfd that wakes [`Ring::wait`]. Must be called on the thread that
+    /// uses the ring.
+    pub(super) fn new(event: OwnedFd) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_coop_taskrun()
+            .build(RING_ENTRIES)
+            // Kernels before 6.0 do not know the flags.
+            .or_else(|_| IoUring::new(RING_ENTRIES))?;
+        let count = RING_ENTRIES as usize - 2;
+        Ok(Self {
+            ring,
+            flights: (0..count).map(|_| None).collect(),
+            free: (0..count).rev().collect(),
+            event,
+            woken: Box::new([0; 8]),
+            watching: false,
+        })
+    }
+
+    /// Whether another request can start.
+    pub(super) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.free.len() == self.flights.len()
+    }
+
+    /// Starts `request`, or answers it with an error at once.
+    pub(super) fn start(&mut self, request: Request) {
+        let bound = request.buffer.as_ref().map_or(0, |buffer| buffer.len());
+        if request.len > bound {
+            request.complete(Err(io::ErrorKind::InvalidInput.into()));
+            return;
+        }
+        let Some(slot) = self.free.pop() else {
+            request.complete(Err(io::ErrorKind::WouldBlock.into()));
+            return;
+        };
+        self.launch(slot, Flight { request, moved: 0 });
+    }
+
+    fn launch(&mut self, slot: usize, mut flight: Flight) {
+        let fd = types::Fd(flight.request.file.file.as_raw_fd());
+        let offset = flight.request.offset + flight.moved as u64;
+        let rest = u32::try_from(flight.request.len - flight.moved).unwrap_or(u32::MAX);
+        let start = flight.request.buffer.as_mut().map_or(std::ptr::null_mut(), |buffer| {
+            // Within the buffer: `moved <= len <= buffer.len()`.
+            buffer[flight.moved..].as_mut_ptr()
+        });
+        let entry = match flight.request.action {
+            Action::Read => opcode::Read::new(fd, start, rest).offset(offset).build(),
+            Action::Write => opcode::Write::new(fd, start.cast_const(), rest).offset(offset).build(),
+            Action::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        self.flights[slot] = Some(flight);
+        // SAFETY: `start` points at `rest` bytes of a heap buffer that the flight owns; the flight stays in
+        // `flights` (which never drops one that is under way) until this entry's completion is reaped.
+        unsafe { self.push(entry.user_data(slot as u64)) };
+    }
+
+    /// # Safety
+    /// The memory that `entry` names must stay valid until its completion.
+    unsafe fn push(&mut self, entry: squeue::Entry) {
+        // SAFETY: passed on to the caller. There is always room: at most as many entries are pushed between
+        // two submissions as the ring was made for.
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
+            if self.ring.submit().is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Hands what was started to the kernel and waits for a completion or a wake-up.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        if !self.watching {
+            self.watching = true;
+            let fd = types::Fd(self.event.as_raw_fd());
+            let entry = opcode::Read::new(fd, self.woken.as_mut_ptr(), 8).build();
+            // SAFETY: `woken` is boxed and dropped only after the ring, which is drained first.
+            unsafe { self.push(entry.user_data(WAKE)) };
+        }
+        match self.ring.submit_and_wait(1) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Hands what was started to the kernel without waiting.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.ring.submit().map(|_| ())
+    }
+
+    /// Answers every request that has completed.
+    pub(super) fn reap(&mut self) {
+        loop {
+            let Some(done) = self.ring.completion().next() else { return };
+            if done.user_data() == WAKE {
+                self.watching = false;
+                continue;
+            }
+            let Some(slot) = usize::try_from(done.user_data()).ok().filter(|slot| *slot < self.flights.len())
+            else {
+                continue;
+            };
+            if let Some(flight) = self.flights[slot].take() {
+                self.finish(slot, flight, done.result());
+            }
+        }
+    }
+
+    fn finish(&mut self, slot: usize, mut flight: Flight, result: i32) {
+        let outcome = match usize::try_from(result) {
+            Err(_) if -result == rustix::io::Errno::INTR.raw_os_error() => None,
+            Err(_) => Some(Err(io::Error::from_raw_os_error(-result))),
+            Ok(_) if flight.request.action == Action::Sync => Some(Ok(())),
+            Ok(0) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            Ok(moved) => {
+                flight.moved += moved;
+                (flight.moved >= flight.request.len).then_some(Ok(()))
+            }
+        };
+        match outcome {
+            // A short transfer: go on where it ended.
+            None => self.launch(slot, flight),
+            Some(result) => {
+                self.free.push(slot);
+                flight.request.complete(result);
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel may still write to buffers of requests under way: wait for them.
+        while !self.is_idle() {
+            if self.ring.submit_and_wait(1).is_err() {
+                break;
+            }
+            self.reap();
+        }
+        for flight in self.flights.drain(..).flatten() {
+            // Waiting failed: memory that the kernel may write to is never freed.
+            std::mem::forget(flight);
+        }
+        if self.watching {
+            // The wake-up read is cancelled when the ring closes, which may be after this: keep its target.
+            std::mem::forget(std::mem::replace(&mut self.woken, Box::new([0; 8])));
+        }
     }
 }

@@ -6,6 +6,7 @@ use holdfast_protocol::record::{AgreementId, ClaimRef};
 use tokio::sync::oneshot;
 
 use super::error::{PutError, StoreError};
+use super::format::{Entry, Place};
 use super::types::{BlockBuffer, NewBlock, PutOutcome};
 
 /// Commands that may wait for the writer; senders wait beyond that.
@@ -22,6 +23,13 @@ pub(crate) enum ClaimChange {
     Restore,
     DropProvisional,
     ExtendLease { lease_until_ms: u64 },
+}
+
+/// What a step of ending trash did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Expired {
+    pub(crate) claims: u64,
+    pub(crate) blocks: u64,
 }
 
 /// One thing for the writer to do.
@@ -42,6 +50,27 @@ pub(crate) enum Command {
     },
     DropOrders {
         agreement: AgreementId,
+        reply: Reply<Result<u64, StoreError>>,
+    },
+    /// Ends trash that is due, at most `max` claims; answers how many claims and blocks went.
+    Expire {
+        now_ms: u64,
+        max: usize,
+        reply: Reply<Result<Expired, StoreError>>,
+    },
+    /// Holes that have been punched; answers their bytes.
+    Punched {
+        holes: Vec<Place>,
+        reply: Reply<Result<u64, StoreError>>,
+    },
+    /// Writes those entries of a dying extent that still count once more; answers how many.
+    Carry {
+        entries: Vec<Entry>,
+        reply: Reply<Result<u64, StoreError>>,
+    },
+    /// An extent whose file is gone.
+    Bury {
+        extent: u64,
         reply: Reply<Result<u64, StoreError>>,
     },
     Flush {

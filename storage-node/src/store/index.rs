@@ -1,0 +1,198 @@
+//! The index: RocksDB in front of the extents. It can always be rebuilt from them, so it has no write-ahead
+//! log; each batch carries the extents' synced offsets that it describes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use holdfast_protocol::digest::Digest;
+use holdfast_protocol::record::{AgreementId, Claim, ClaimRef};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, ErrorKind, FlushOptions, IteratorMode, Options, PrefixRange, ReadOptions,
+    ReadTier, WriteBatch, WriteOptions,
+};
+
+use super::error::IndexError;
+use super::types::{AgreementUsage, CLAIMS_PER_BLOCK_MAX};
+
+pub(crate) mod rows;
+mod txn;
+
+pub(crate) use txn::Txn;
+
+use rows::{BlockRow, ClaimKey, ExtentRow};
+
+/// A key and its value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+
+/// Memory for changes not yet in a file; two of these at most.
+const WRITE_BUFFER_BYTES: usize = 16 << 20;
+/// Table files that RocksDB keeps open.
+const OPEN_FILES_MAX: i32 = 256;
+
+/// The open index.
+pub(crate) struct Index {
+    db: DB,
+}
+
+impl Index {
+    /// Opens or makes the index in `dir`.
+    pub(crate) fn open(dir: &Path, cache_bytes: usize) -> Result<Self, rocksdb::Error> {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        // New blocks dominate: a filter answers "not held" without touching the disk.
+        table.set_bloom_filter(10.0, false);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_block_based_table_factory(&table);
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_max_write_buffer_number(2);
+        options.set_max_open_files(OPEN_FILES_MAX);
+        options.set_max_background_jobs(2);
+        // One log file is enough to look at after a failure, and they must not grow without bound.
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(4 << 20);
+        Ok(Self { db: DB::open(&options, dir)? })
+    }
+
+    /// Applies `batch` at once, without a log of its own.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), IndexError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    /// Makes everything applied so far durable; without `wait`, soon.
+    pub(crate) fn flush(&self, wait: bool) -> Result<(), IndexError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(wait);
+        Ok(self.db.flush_opt(&options)?)
+    }
+
+    /// Everything there is to see.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { db: &self.db, memory_only: false }
+    }
+
+    /// Only what is in memory; the rest answers [`is_incomplete`].
+    pub(crate) fn view_in_memory(&self) -> View<'_> {
+        View { db: &self.db, memory_only: true }
+    }
+}
+
+/// Whether a view limited to memory would have had to read the disk.
+pub(crate) fn is_incomplete(error: &IndexError) -> bool {
+    matches!(error, IndexError::Rocks { source } if source.kind() == ErrorKind::Incomplete)
+}
+
+/// Reads of the index.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    db: &'a DB,
+    memory_only: bool,
+}
+
+impl View<'_> {
+    fn options(&self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        if self.memory_only {
+            options.set_read_tier(ReadTier::BlockCache);
+        }
+        options
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        Ok(self.db.get_opt(key, &self.options())?)
+    }
+
+    /// Rows whose key starts with `prefix`, in order, at most `max`.
+    pub(crate) fn scan(&self, prefix: &[u8], max: usize) -> Result<Vec<Row>, IndexError> {
+        let mut options = self.options();
+        options.set_iterate_range(PrefixRange(prefix));
+        let mut rows = Vec::new();
+        for row in self.db.iterator_opt(IteratorMode::Start, options).take(max) {
+            let (key, value) = row?;
+            rows.push((key.into_vec(), value.into_vec()));
+        }
+        Ok(rows)
+    }
+
+    /// A row read and decoded by `decode`.
+    pub(crate) fn row<T>(
+        &self,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, IndexError> {
+        self.get(key)?.map(|value| decode(&value).ok_or_else(|| bad_row(key))).transpose()
+    }
+
+    pub(crate) fn block(&self, digest: &Digest) -> Result<Option<BlockRow>, IndexError> {
+        self.row(&BlockRow::key(digest), BlockRow::decode)
+    }
+
+    pub(crate) fn claims(&self, digest: &Digest) -> Result<Vec<Claim>, IndexError> {
+        let prefix = ClaimKey::rows_of(digest);
+        let mut claims = Vec::new();
+        for (key, value) in self.scan(&prefix, CLAIMS_PER_BLOCK_MAX as usize)? {
+            let entry = rows::decode_claim(&key, &value).ok_or_else(|| bad_row(&key))?;
+            claims.extend(entry.claim());
+        }
+        Ok(claims)
+    }
+
+    pub(crate) fn claim(
+        &self,
+        agreement: &AgreementId,
+        claim: &ClaimRef,
+    ) -> Result<Option<Claim>, IndexError> {
+        let key = ClaimKey::new(*agreement, claim).row();
+        let entry = self.row(&key, |value| rows::decode_claim(&key, value))?;
+        Ok(entry.and_then(|entry| entry.claim()))
+    }
+
+    pub(crate) fn is_lost(&self, digest: &Digest) -> Result<bool, IndexError> {
+        Ok(self.get(&rows::lost_key(digest))?.is_some())
+    }
+
+    pub(crate) fn agreement_usage(&self, agreement: &AgreementId) -> Result<AgreementUsage, IndexError> {
+        Ok(self.row(&rows::usage_key(agreement), rows::decode_usage)?.unwrap_or_default())
+    }
+
+    pub(crate) fn expired_leases(
+        &self,
+        now_ms: u64,
+        max: usize,
+    ) -> Result<Vec<(AgreementId, ClaimRef)>, IndexError> {
+        let expired = self.due(b'l', now_ms, max)?;
+        Ok(expired.into_iter().map(|key| (key.agreement, key.claim_ref())).collect())
+    }
+
+    /// Claims of the time-ordered table whose time is `until_ms` or before, oldest first.
+    pub(crate) fn due(&self, table: u8, until_ms: u64, max: usize) -> Result<Vec<ClaimKey>, IndexError> {
+        let mut due = Vec::new();
+        for (key, _) in self.scan(&[table], max)? {
+            let (ms, claim) = ClaimKey::decode_timed(&key).ok_or_else(|| bad_row(&key))?;
+            if ms > until_ms {
+                break;
+            }
+            due.push(claim);
+        }
+        Ok(due)
+    }
+
+    /// Every extent, by id. Their number is bounded by the disk: 10,240 for 10 TiB.
+    pub(crate) fn extents(&self) -> Result<BTreeMap<u64, ExtentRow>, IndexError> {
+        let mut extents = BTreeMap::new();
+        for (key, value) in self.scan(b"x", usize::MAX)? {
+            let id = ExtentRow::id(&key).ok_or_else(|| bad_row(&key))?;
+            extents.insert(id, ExtentRow::decode(&value).ok_or_else(|| bad_row(&key))?);
+        }
+        Ok(extents)
+    }
+}
+
+/// The error of a row that does not have its shape.
+pub(crate) fn bad_row(key: &[u8]) -> IndexError {
+    IndexError::Row { table: char::from(key.first().copied().unwrap_or(b'?')) }
+}

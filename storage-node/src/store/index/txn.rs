@@ -1,0 +1,373 @@
+//! A group's changes to the index, seen by the group itself and written in one batch once its records are
+//! synced.
+//!
+//! Every change is the application of something that is on disk as a record: a put and its replay run the
+//! same lines. Applying is idempotent, by record ids and sequences.
+
+use std::collections::BTreeMap;
+
+use holdfast_protocol::digest::Digest;
+use holdfast_protocol::record::AgreementId;
+use rocksdb::WriteBatch;
+
+use super::rows::{self, AccountsRow, BlockRow, ClaimKey, ExtentRow, MetaRow, OrderRow};
+use super::{Index, Row, bad_row};
+use crate::store::error::IndexError;
+use crate::store::format::{
+    BlockPage, Cause, ClaimEntry, Entry, OrderPage, PAGE_BYTES, Place, RecordPage, Stamp, Standing,
+    Tombstone, record_bytes,
+};
+
+/// Changes over an index.
+pub(crate) struct Txn<'a> {
+    index: &'a Index,
+    /// `None` deletes.
+    changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) accounts: AccountsRow,
+}
+
+impl<'a> Txn<'a> {
+    pub(crate) fn new(index: &'a Index, accounts: AccountsRow) -> Self {
+        Self { index, changed: BTreeMap::new(), accounts }
+    }
+
+    /// Rows changed so far.
+    pub(crate) fn len(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Writes all changes at once; returns the accounts as they are then.
+    pub(crate) fn commit(mut self, meta: &MetaRow) -> Result<AccountsRow, IndexError> {
+        self.put(MetaRow::KEY.to_vec(), meta.encode());
+        self.put(AccountsRow::KEY.to_vec(), self.accounts.encode());
+        let mut batch = WriteBatch::default();
+        for (key, value) in &self.changed {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        self.index.write(batch)?;
+        Ok(self.accounts)
+    }
+
+    fn row<T>(&self, key: &[u8], decode: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, IndexError> {
+        let value = match self.changed.get(key) {
+            Some(changed) => changed.clone(),
+            None => self.index.view().get(key)?,
+        };
+        value.map(|value| decode(&value).ok_or_else(|| bad_row(key))).transpose()
+    }
+
+    /// Rows of a prefix as this transaction sees them.
+    pub(crate) fn scan(&self, prefix: &[u8], max: usize) -> Result<Vec<Row>, IndexError> {
+        let stored = self.index.view().scan(prefix, max.saturating_add(self.changed.len()))?;
+        let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
+        let later = self.changed.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        for (key, value) in later {
+            match value {
+                Some(value) => merged.insert(key.clone(), value.clone()),
+                None => merged.remove(key),
+            };
+        }
+        Ok(merged.into_iter().take(max).collect())
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.changed.insert(key, Some(value));
+    }
+
+    fn delete(&mut self, key: Vec<u8>) {
+        self.changed.insert(key, None);
+    }
+
+    pub(crate) fn block(&self, digest: &Digest) -> Result<Option<BlockRow>, IndexError> {
+        self.row(&BlockRow::key(digest), BlockRow::decode)
+    }
+
+    pub(crate) fn claim(&self, key: &ClaimKey) -> Result<Option<ClaimEntry>, IndexError> {
+        let row = key.row();
+        self.row(&row, |value| rows::decode_claim(&row, value))
+    }
+
+    /// Another claim of the same agreement on the same block.
+    pub(crate) fn sibling(
+        &self,
+        digest: &Digest,
+        agreement: &AgreementId,
+    ) -> Result<Option<ClaimEntry>, IndexError> {
+        let found = self.scan(&ClaimKey::rows_of_agreement(digest, agreement), 1)?;
+        let Some((key, value)) = found.first() else { return Ok(None) };
+        Ok(Some(rows::decode_claim(key, value).ok_or_else(|| bad_row(key))?))
+    }
+
+    pub(crate) fn extent(&self, extent: u64) -> Result<Option<ExtentRow>, IndexError> {
+        self.row(&ExtentRow::key(extent), ExtentRow::decode)
+    }
+
+    /// Changes an extent's row. A missing one begins empty.
+    pub(crate) fn change_extent(
+        &mut self,
+        extent: u64,
+        change: impl FnOnce(&mut ExtentRow),
+    ) -> Result<(), IndexError> {
+        let mut row = self.extent(extent)?.unwrap_or_default();
+        let before = row.garbage;
+        change(&mut row);
+        // The store's garbage is the sum of its extents'.
+        self.accounts.garbage = (self.accounts.garbage + row.garbage).saturating_sub(before);
+        self.put(ExtentRow::key(extent), row.encode());
+        Ok(())
+    }
+
+    /// Applies a record as its page describes it.
+    pub(crate) fn apply(&mut self, stamp: &Stamp, record: &RecordPage) -> Result<(), IndexError> {
+        match record {
+            RecordPage::Block(page) => self.apply_block(stamp, page),
+            RecordPage::Order(page) => self.apply_order(stamp, page),
+            RecordPage::Entries(entries) => {
+                self.apply_entries_page(stamp.place.extent)?;
+                entries.iter().try_for_each(|entry| self.apply_entry(entry))
+            }
+        }
+    }
+
+    /// The head page of a new extent.
+    pub(crate) fn apply_head(&mut self, extent: u64) -> Result<(), IndexError> {
+        self.change_extent(extent, |row| {
+            row.garbage += PAGE_BYTES;
+            row.synced = PAGE_BYTES;
+        })
+    }
+
+    /// The room that one page of entries takes.
+    pub(crate) fn apply_entries_page(&mut self, extent: u64) -> Result<(), IndexError> {
+        self.change_extent(extent, |row| row.garbage += PAGE_BYTES)
+    }
+
+    pub(crate) fn apply_entry(&mut self, entry: &Entry) -> Result<(), IndexError> {
+        match entry {
+            Entry::Claim(claim) => self.apply_claim(claim),
+            Entry::Tombstone(tombstone) => self.apply_tombstone(tombstone),
+        }
+    }
+
+    pub(crate) fn apply_block(&mut self, stamp: &Stamp, page: &BlockPage) -> Result<(), IndexError> {
+        if let Some(held) = self.block(&page.digest)? {
+            if held.record != stamp.record {
+                // A second record of a digest exists only when the tombstone between them is damaged. The
+                // first goes on holding the block; the second is garbage.
+                let extent = stamp.place.extent;
+                self.change_extent(extent, |row| row.garbage += record_bytes(page.len.bytes()))?;
+                self.add_hole(stamp.place, page.len.bytes());
+            }
+            return Ok(());
+        }
+        let row = BlockRow {
+            place: stamp.place,
+            record: stamp.record,
+            len: page.len.bytes(),
+            provisional: 0,
+            live: 0,
+            trash: 0,
+        };
+        self.set_block(&page.digest, None, Some(row));
+        self.change_extent(stamp.place.extent, |extent| extent.held += 1)?;
+        self.delete(rows::lost_key(&page.digest));
+        self.apply_claim(&page.claim)
+    }
+
+    pub(crate) fn apply_order(&mut self, stamp: &Stamp, page: &OrderPage) -> Result<(), IndexError> {
+        let key = OrderRow::key(&page.agreement, stamp.record);
+        if self.row(&key, OrderRow::decode)?.is_some() {
+            return Ok(());
+        }
+        let row = OrderRow { place: stamp.place, kept_ms: stamp.written_ms, len: page.len };
+        self.put(key, row.encode());
+        self.change_extent(stamp.place.extent, |extent| {
+            extent.held += 1;
+            extent.garbage += record_bytes(page.len);
+        })
+    }
+
+    pub(crate) fn apply_claim(&mut self, entry: &ClaimEntry) -> Result<(), IndexError> {
+        let Some(before) = self.block(&entry.digest)?.filter(|block| block.record == entry.target) else {
+            // About a record that is gone, or not this one.
+            return Ok(());
+        };
+        let key = ClaimKey::of(entry);
+        let old = self.claim(&key)?;
+        if old.is_some_and(|old| old.sequence >= entry.sequence) {
+            return Ok(());
+        }
+        let mut after = before;
+        if let Some(old) = &old {
+            self.forget_standing(&key, old, &mut after)?;
+        }
+        if let Some(count) = after.count_mut(entry.standing) {
+            *count += 1;
+        }
+        match entry.standing {
+            Standing::Provisional => self.put(key.timed(b'l', entry.lease_until_ms), Vec::new()),
+            Standing::Trash => self.put(key.timed(b't', entry.changed_ms), Vec::new()),
+            Standing::Live | Standing::Gone => {}
+        }
+        if matches!(entry.standing, Standing::Provisional | Standing::Live) {
+            self.change_usage(&entry.agreement, 1, u64::from(before.len))?;
+        }
+        match entry.standing {
+            Standing::Gone => self.delete(key.row()),
+            _ => self.put(key.row(), rows::encode_claim(entry)),
+        }
+        self.set_block(&entry.digest, Some(before), Some(after));
+        Ok(())
+    }
+
+    fn forget_standing(
+        &mut self,
+        key: &ClaimKey,
+        old: &ClaimEntry,
+        block: &mut BlockRow,
+    ) -> Result<(), IndexError> {
+        let len = u64::from(block.len);
+        if let Some(count) = block.count_mut(old.standing) {
+            *count = count.saturating_sub(1);
+        }
+        match old.standing {
+            Standing::Provisional => self.delete(key.timed(b'l', old.lease_until_ms)),
+            Standing::Trash => self.delete(key.timed(b't', old.changed_ms)),
+            Standing::Live | Standing::Gone => {}
+        }
+        if matches!(old.standing, Standing::Provisional | Standing::Live) {
+            let usage_key = rows::usage_key(&old.agreement);
+            let mut usage = self.row(&usage_key, rows::decode_usage)?.unwrap_or_default();
+            usage.claims = usage.claims.saturating_sub(1);
+            usage.bytes = usage.bytes.saturating_sub(len);
+            self.put(usage_key, rows::encode_usage(&usage));
+        }
+        Ok(())
+    }
+
+    fn change_usage(&mut self, agreement: &AgreementId, claims: u64, bytes: u64) -> Result<(), IndexError> {
+        let key = rows::usage_key(agreement);
+        let mut usage = self.row(&key, rows::decode_usage)?.unwrap_or_default();
+        usage.claims += claims;
+        usage.bytes += bytes;
+        self.put(key, rows::encode_usage(&usage));
+        Ok(())
+    }
+
+    pub(crate) fn apply_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), IndexError> {
+        if let Cause::OrderDropped(agreement) = tombstone.cause {
+            let key = OrderRow::key(&agreement, tombstone.target);
+            if self.row(&key, OrderRow::decode)?.is_some() {
+                self.delete(key);
+                self.change_extent(tombstone.place.extent, |row| row.held = row.held.saturating_sub(1))?;
+                self.add_hole(tombstone.place, tombstone.len);
+            }
+            return Ok(());
+        }
+        let held = self.block(&tombstone.digest)?;
+        let Some(block) = held.filter(|block| block.record == tombstone.target) else {
+            if tombstone.cause == Cause::Lost && held.is_none() {
+                // Told again, from an extent that lives on.
+                self.put(
+                    rows::lost_key(&tombstone.digest),
+                    rows::encode_lost(tombstone.sequence, tombstone.changed_ms),
+                );
+            }
+            return Ok(());
+        };
+        let mut last = block;
+        for (key, value) in self.scan(&ClaimKey::rows_of(&tombstone.digest), usize::MAX)? {
+            let claim = rows::decode_claim(&key, &value).ok_or_else(|| bad_row(&key))?;
+            self.forget_standing(&ClaimKey::of(&claim), &claim, &mut last)?;
+            self.delete(key);
+        }
+        self.set_block(&tombstone.digest, Some(block), None);
+        self.change_extent(block.place.extent, |row| {
+            row.held = row.held.saturating_sub(1);
+            row.garbage += record_bytes(block.len);
+        })?;
+        self.add_hole(block.place, block.len);
+        if tombstone.cause == Cause::Lost {
+            let value = rows::encode_lost(tombstone.sequence, tombstone.changed_ms);
+            self.put(rows::lost_key(&tombstone.digest), value);
+        }
+        Ok(())
+    }
+
+    /// The data pages of the record at `place` are to be punched; its header page stays.
+    fn add_hole(&mut self, place: Place, len: u32) {
+        let hole = Place { offset: place.offset + PAGE_BYTES, ..place };
+        let bytes = record_bytes(len) - PAGE_BYTES;
+        self.put(rows::hole_key(hole), bytes.to_le_bytes().to_vec());
+    }
+
+    /// A hole that was punched.
+    pub(crate) fn close_hole(&mut self, hole: Place) -> Result<u64, IndexError> {
+        let key = rows::hole_key(hole);
+        let Some(bytes) = self.row(&key, rows::decode_number)? else { return Ok(0) };
+        self.delete(key);
+        self.change_extent(hole.extent, |row| row.garbage = row.garbage.saturating_sub(bytes))?;
+        Ok(bytes)
+    }
+
+    /// An extent whose file is gone.
+    pub(crate) fn bury_extent(&mut self, extent: u64) -> Result<(), IndexError> {
+        for (key, _) in self.scan(&rows::holes_of(extent), usize::MAX)? {
+            self.delete(key);
+        }
+        self.change_extent(extent, |row| row.garbage = 0)?;
+        self.delete(ExtentRow::key(extent));
+        Ok(())
+    }
+
+    /// Replaces a block's row and moves its pages between the accounts.
+    fn set_block(&mut self, digest: &Digest, before: Option<BlockRow>, after: Option<BlockRow>) {
+        let accounts = &mut self.accounts;
+        if let Some(row) = before {
+            let share = Share::of(&row);
+            accounts.used = accounts.used.saturating_sub(share.used);
+            accounts.trash = accounts.trash.saturating_sub(share.trash);
+            accounts.paid = accounts.paid.saturating_sub(share.paid);
+            accounts.blocks = accounts.blocks.saturating_sub(share.blocks);
+            accounts.claims = accounts.claims.saturating_sub(share.claims);
+        }
+        if let Some(row) = after {
+            let share = Share::of(&row);
+            accounts.used += share.used;
+            accounts.trash += share.trash;
+            accounts.paid += share.paid;
+            accounts.blocks += share.blocks;
+            accounts.claims += share.claims;
+        }
+        match after {
+            Some(row) => self.put(BlockRow::key(digest), row.encode()),
+            None => self.delete(BlockRow::key(digest)),
+        }
+    }
+}
+
+/// What one block adds to the accounts.
+struct Share {
+    used: u64,
+    trash: u64,
+    paid: u64,
+    blocks: u64,
+    claims: u64,
+}
+
+impl Share {
+    fn of(row: &BlockRow) -> Self {
+        let pages = record_bytes(row.len);
+        let kept = row.kept();
+        Self {
+            used: if kept { pages } else { 0 },
+            trash: if kept { 0 } else { pages },
+            paid: if row.live > 0 { u64::from(row.len) } else { 0 },
+            blocks: u64::from(kept),
+            claims: u64::from(row.provisional) + u64::from(row.live),
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! What a command means, decided against the index and the commands before it in the group.
+
+use holdfast_protocol::digest::Digest;
+use holdfast_protocol::message::BlockOutcome;
+use holdfast_protocol::record::{AgreementId, ClaimRef};
+
+use super::extent::{Room, SPARE_BYTES};
+use super::{Group, Planned, Writer};
+use crate::disk::PAGE;
+use crate::store::command::{ClaimChange, Command, Expired, Reply};
+use crate::store::error::{IndexError, PutError, StoreError};
+use crate::store::format::{
+    self, BlockPage, Cause, ClaimEntry, Entry, OrderPage, Place, RecordPage, Standing, Tombstone,
+    record_bytes,
+};
+use crate::store::index::bad_row;
+use crate::store::index::rows::{ClaimKey, OrderRow};
+use crate::store::types::{BlockBuffer, CLAIMS_PER_BLOCK_MAX, NewBlock, PutOutcome};
+
+/// Orders that one command forgets.
+const ORDERS_PER_GROUP: usize = 512;
+/// At most this share of the capacity is kept free of blocks for small records: one 64th, up to 1 MiB.
+const CAPACITY_SPARE_MAX: u64 = 1 << 20;
+
+/// A reply's sender and what went wrong or right before the sync.
+type PutReply = Reply<Result<PutOutcome, PutError>>;
+
+/// Answers a command that nothing can be done about.
+pub(super) fn refuse(command: Command, error: &StoreError) {
+    let error = error.clone();
+    // A caller that has gone away needs no answer.
+    match command {
+        Command::Put { reply, .. } => drop(reply.send(Err(PutError::Store(error)))),
+        Command::Claims { reply, .. } => drop(reply.send(Err(error))),
+        Command::DeclareLost { reply, .. } => drop(reply.send(Err(error))),
+        Command::Expire { reply, .. } => drop(reply.send(Err(error))),
+        Command::DropOrders { reply, .. }
+        | Command::Punched { reply, .. }
+        | Command::Carry { reply, .. }
+        | Command::Bury { reply, .. } => drop(reply.send(Err(error))),
+        Command::Flush { reply } | Command::Close { reply } => drop(reply.send(Err(error))),
+    }
+}
+
+/// How planning a command ends other than in the group.
+enum Stop {
+    /// It needs a group of its own.
+    Later,
+    /// No room, with the bytes that were needed.
+    Full { needed: u64 },
+    /// The store failed.
+    Store(StoreError),
+    /// The block has too many claims.
+    TooManyClaims,
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Writer {
+    /// Adds `command` to the group, answers it, or leaves it for the next group.
+    pub(super) fn plan(&mut self, group: &mut Group<'_>, command: Command) -> Planned {
+        match command {
+            Command::Put { put, reply } => self.plan_put(group, put, reply),
+            Command::Claims { agreement, claims, change, reply } => {
+                let planned = self.change_claims(group, agreement, &claims, &change);
+                match planned {
+                    Ok(outcomes) => self.answer(group, reply, outcomes),
+                    Err(Stop::Later) => {
+                        return Planned::Later(Command::Claims { agreement, claims, change, reply });
+                    }
+                    Err(stop) => drop(reply.send(Err(stop.into_store()))),
+                }
+                Planned::Done
+            }
+            // The rest changes what puts of the same group might rely on: each has a group to itself.
+            other if !group.is_empty() => Planned::Later(other),
+            Command::Expire { now_ms, max, reply } => {
+                let planned = self.expire(group, now_ms, max);
+                self.answer_alone(group, reply, planned)
+            }
+            Command::DeclareLost { digest, reply } => {
+                let planned = self.declare_lost(group, digest);
+                self.answer_alone(group, reply, planned)
+            }
+            Command::DropOrders { agreement, reply } => {
+                let planned = self.drop_orders(group, agreement);
+                self.answer_alone(group, reply, planned)
+            }
+            Command::Punched { holes, reply } => {
+                let planned = self.close_holes(group, &holes);
+                self.answer_alone(group, reply, planned)
+            }
+            Command::Carry { entries, reply } => {
+                let planned = self.carry(group, &entries);
+                self.answer_alone(group, reply, planned)
+            }
+            Command::Bury { extent, reply } => {
+                let planned = self.bury(group, extent);
+                self.answer_alone(group, reply, planned)
+            }
+            other @ (Command::Flush { .. } | Command::Close { .. }) => Planned::Later(other),
+        }
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        group: &mut Group<'_>,
+        reply: Reply<Result<T, StoreError>>,
+        value: T,
+    ) {
+        group.commands += 1;
+        group.answers.push(Box::new(move |durable| {
+            let _gone = reply.send(durable.map(|_| value));
+        }));
+    }
+
+    fn answer_alone<T: Send + 'static>(
+        &self,
+        group: &mut Group<'_>,
+        reply: Reply<Result<T, StoreError>>,
+        planned: Result<T, Stop>,
+    ) -> Planned {
+        match planned {
+            Ok(value) => {
+                // Full, so that nothing joins it.
+                self.answer(group, reply, value);
+                group.commands = super::GROUP_COMMANDS_MAX;
+            }
+            Err(stop) => drop(reply.send(Err(stop.into_store()))),
+        }
+        Planned::Done
+    }
+
+    fn index_failed(&self, error: IndexError) -> Stop {
+        Stop::Store(self.fail(error.to_string()))
+    }
+
+    fn room(
+        &mut self,
+        group: &mut Group<'_>,
+        record_bytes: u64,
+        entries: usize,
+        spare: u64,
+    ) -> Result<(), Stop> {
+        match self.make_room(group, record_bytes, entries, spare)? {
+            Room::Ready => Ok(()),
+            Room::NextGroup => Err(Stop::Later),
+            Room::Full => Err(Stop::Full { needed: record_bytes }),
+        }
+    }
+
+    fn plan_put(
+        &mut self,
+        group: &mut Group<'_>,
+        put: Box<(BlockBuffer, NewBlock)>,
+        reply: PutReply,
+    ) -> Planned {
+        let planned = self.prepare_put(group, &put);
+        let existed = match planned {
+            Ok(existed) => existed,
+            Err(Stop::Later) => return Planned::Later(Command::Put { put, reply }),
+            Err(Stop::Full { needed }) => {
+                let free = group.txn.accounts.accounts(self.shared.capacity).free_bytes;
+                let _gone = reply.send(Err(PutError::DiskFull { needed, free }));
+                return Planned::Done;
+            }
+            Err(Stop::TooManyClaims) => {
+                let _gone = reply.send(Err(PutError::TooManyClaims { digest: put.1.digest }));
+                return Planned::Done;
+            }
+            Err(Stop::Store(error)) => {
+                let _gone = reply.send(Err(PutError::Store(error)));
+                return Planned::Done;
+            }
+        };
+        if !existed && let Err(error) = self.add_block(group, *put) {
+            let _gone = reply.send(Err(PutError::Store(error)));
+            return Planned::Done;
+        }
+        group.commands += 1;
+        group.answers.push(Box::new(move |durable| {
+            let outcome = durable.map(|group| PutOutcome { existed, group });
+            let _gone = reply.send(outcome.map_err(PutError::Store));
+        }));
+        Planned::Done
+    }
+
+    /// Makes room for a block, or adds only its claim when it is held: `true` then.
+    fn prepare_put(&mut self, group: &mut Group<'_>, put: &(BlockBuffer, NewBlock)) -> Result<bool, Stop> {
+        let (buffer, new) = put;
+        let held = group.txn.block(&new.digest).map_err(|error| self.index_failed(error))?;
+        let Some(held) = held else {
+            let needed = record_bytes(buffer.len().bytes());
+            let spare = (self.shared.capacity / 64).min(CAPACITY_SPARE_MAX);
+            let accounts = group.txn.accounts;
+            if accounts.occupied() + needed + spare > self.shared.capacity {
+                return Err(Stop::Full { needed });
+            }
+            self.room(group, needed, 0, SPARE_BYTES)?;
+            return Ok(false);
+        };
+        self.room(group, 0, 1, 0)?;
+        let key = ClaimKey { digest: new.digest, agreement: new.claim.agreement, tag: new.claim.tag };
+        let old = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
+        let mut entry = self.first_entry(new, held.record);
+        match old {
+            None if held.claims() >= CLAIMS_PER_BLOCK_MAX => return Err(Stop::TooManyClaims),
+            Some(old) if old.standing != Standing::Trash => {
+                entry = ClaimEntry {
+                    lease_until_ms: old.lease_until_ms.max(entry.lease_until_ms),
+                    retain_until_ms: old.retain_until_ms.max(entry.retain_until_ms),
+                    changed_ms: entry.changed_ms,
+                    ..old
+                };
+                if (entry.lease_until_ms, entry.retain_until_ms) == (old.lease_until_ms, old.retain_until_ms)
+                {
+                    return Ok(true);
+                }
+            }
+            None | Some(_) => {}
+        }
+        self.push_claim(group, entry)?;
+        Ok(true)
+    }
+
+    fn first_entry(&self, new: &NewBlock, target: u64) -> ClaimEntry {
+        ClaimEntry {
+            sequence: 0,
+            target,
+            digest: new.digest,
+            agreement: new.claim.agreement,
+            tag: new.claim.tag,
+            scope: new.claim.scope,
+            standing: Standing::from(new.claim.state),
+            lease_until_ms: new.claim.lease_until_ms,
+            retain_until_ms: new.claim.retain_until_ms,
+            created_ms: new.claim.created_ms,
+            changed_ms: self.shared.clock.now_ms(),
+            order: 0,
+        }
+    }
+
+    fn add_block(&mut self, group: &mut Group<'_>, put: (BlockBuffer, NewBlock)) -> Result<(), StoreError> {
+        let (buffer, new) = put;
+        let Some(open) = &self.open else { return Err(StoreError::Full) };
+        let place = Place { extent: open.id, offset: group.tail };
+        let stamp = self.stamp(place);
+        let mut claim = self.first_entry(&new, stamp.record);
+        claim.sequence = stamp.record;
+        let page = BlockPage {
+            digest: new.digest,
+            len: buffer.len(),
+            chain: new.tree.chaining_values().to_vec(),
+            claim,
+        };
+        group.txn.apply_block(&stamp, &page).map_err(|error| self.fail(error.to_string()))?;
+        let (mut pages, len) = buffer.into_pages();
+        format::write_record(&mut pages, &stamp, &RecordPage::Block(page), &self.shared.secret);
+        self.push_write(group, pages, len);
+        Ok(())
+    }
+
+    fn push_write(&self, group: &mut Group<'_>, pages: crate::disk::AlignedBuf, len: usize) {
+        group.writes.push((group.tail, pages, len));
+        group.tail += len as u64;
+        group.bytes += len as u64;
+    }
+
+    fn push_claim(&mut self, group: &mut Group<'_>, mut entry: ClaimEntry) -> Result<(), Stop> {
+        entry.sequence = self.take_record();
+        group.txn.apply_claim(&entry).map_err(|error| self.index_failed(error))?;
+        group.entries.push(Entry::Claim(entry));
+        Ok(())
+    }
+
+    fn push_tombstone(&mut self, group: &mut Group<'_>, mut tombstone: Tombstone) -> Result<(), Stop> {
+        tombstone.sequence = self.take_record();
+        group.txn.apply_tombstone(&tombstone).map_err(|error| self.index_failed(error))?;
+        group.entries.push(Entry::Tombstone(tombstone));
+        Ok(())
+    }
+
+    fn change_claims(
+        &mut self,
+        group: &mut Group<'_>,
+        agreement: AgreementId,
+        claims: &[ClaimRef],
+        change: &ClaimChange,
+    ) -> Result<Vec<BlockOutcome>, Stop> {
+        let order = match change {
+            ClaimChange::Delete { order } => order.as_deref(),
+            _ => None,
+        };
+        let order_len = u32::try_from(order.map_or(0, <[u8]>::len)).unwrap_or(u32::MAX);
+        let order_bytes = order.map_or(0, |_| record_bytes(order_len));
+        self.room(group, order_bytes, claims.len(), 0)?;
+        let order = match order {
+            Some(bytes) => self.add_order(group, agreement, bytes)?,
+            None => 0,
+        };
+        let now_ms = self.shared.clock.now_ms();
+        let mut outcomes = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let key = ClaimKey::new(agreement, claim);
+            let old = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
+            let (outcome, entry) = match old {
+                Some(old) => changed(&old, change, now_ms),
+                None => match change {
+                    ClaimChange::Commit { retain_until_ms } => {
+                        self.passed_on(group, &key, *retain_until_ms)?
+                    }
+                    _ => (BlockOutcome::Absent, None),
+                },
+            };
+            if let Some(entry) = entry {
+                let entry = ClaimEntry { changed_ms: now_ms, order, ..entry };
+                self.push_claim(group, entry)?;
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// A commit of a claim that is absent: made when the agreement has another one on the block.
+    fn passed_on(
+        &self,
+        group: &Group<'_>,
+        key: &ClaimKey,
+        retain_until_ms: u64,
+    ) -> Result<(BlockOutcome, Option<ClaimEntry>), Stop> {
+        let sibling =
+            group.txn.sibling(&key.digest, &key.agreement).map_err(|error| self.index_failed(error))?;
+        let block = group.txn.block(&key.digest).map_err(|error| self.index_failed(error))?;
+        let (Some(sibling), Some(block)) = (sibling, block) else {
+            return Ok((BlockOutcome::Absent, None));
+        };
+        if block.claims() >= CLAIMS_PER_BLOCK_MAX {
+            return Ok((BlockOutcome::Absent, None));
+        }
+        let entry = ClaimEntry {
+            tag: key.tag,
+            standing: Standing::Live,
+            lease_until_ms: 0,
+            retain_until_ms,
+            created_ms: self.shared.clock.now_ms(),
+            ..sibling
+        };
+        Ok((BlockOutcome::Done, Some(entry)))
+    }
+
+    /// Keeps a deletion order as a record of its own; returns its record id.
+    fn add_order(
+        &mut self,
+        group: &mut Group<'_>,
+        agreement: AgreementId,
+        bytes: &[u8],
+    ) -> Result<u64, Stop> {
+        let full = Stop::Full { needed: bytes.len() as u64 };
+        let padded = bytes.len().next_multiple_of(PAGE);
+        let Some(mut pages) = self.shared.write_pool.take_unbounded(PAGE + padded) else { return Err(full) };
+        let Some(open) = &self.open else { return Err(full) };
+        let place = Place { extent: open.id, offset: group.tail };
+        let stamp = self.stamp(place);
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let page = OrderPage { digest: Digest::of(bytes), len, agreement };
+        group.txn.apply_order(&stamp, &page).map_err(|error| self.index_failed(error))?;
+        pages[PAGE..PAGE + bytes.len()].copy_from_slice(bytes);
+        pages[PAGE + bytes.len()..PAGE + padded].fill(0);
+        format::write_record(&mut pages, &stamp, &RecordPage::Order(page), &self.shared.secret);
+        self.push_write(group, pages, PAGE + padded);
+        Ok(stamp.record)
+    }
+
+    fn expire(&mut self, group: &mut Group<'_>, now_ms: u64, max: usize) -> Result<Expired, Stop> {
+        let mut expired = Expired::default();
+        let Some(until_ms) = now_ms.checked_sub(self.shared.trash_period_ms) else { return Ok(expired) };
+        let view = self.shared.index.view();
+        let due = view.due(b't', until_ms, max).map_err(|error| self.index_failed(error))?;
+        if due.is_empty() {
+            return Ok(expired);
+        }
+        self.room(group, 0, 2 * due.len(), 0)?;
+        for key in due {
+            let old = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
+            let Some(old) = old else { continue };
+            let gone = ClaimEntry { standing: Standing::Gone, changed_ms: now_ms, ..old };
+            self.push_claim(group, gone)?;
+            expired.claims += 1;
+            let block = group.txn.block(&key.digest).map_err(|error| self.index_failed(error))?;
+            if let Some(block) = block.filter(|block| block.claims() == 0) {
+                let tombstone = Tombstone {
+                    sequence: 0,
+                    target: block.record,
+                    place: block.place,
+                    digest: key.digest,
+                    len: block.len,
+                    cause: Cause::Released,
+                    changed_ms: now_ms,
+                };
+                self.push_tombstone(group, tombstone)?;
+                expired.blocks += 1;
+            }
+        }
+        Ok(expired)
+    }
+
+    fn declare_lost(&mut self, group: &mut Group<'_>, digest: Digest) -> Result<bool, Stop> {
+        let block = group.txn.block(&digest).map_err(|error| self.index_failed(error))?;
+        let Some(block) = block else { return Ok(false) };
+        self.room(group, 0, 1, 0)?;
+        let tombstone = Tombstone {
+            sequence: 0,
+            target: block.record,
+            place: block.place,
+            digest,
+            len: block.len,
+            cause: Cause::Lost,
+            changed_ms: self.shared.clock.now_ms(),
+        };
+        self.push_tombstone(group, tombstone)?;
+        Ok(true)
+    }
+
+    fn drop_orders(&mut self, group: &mut Group<'_>, agreement: AgreementId) -> Result<u64, Stop> {
+        let rows = group
+            .txn
+            .scan(&OrderRow::rows_of(&agreement), ORDERS_PER_GROUP)
+            .map_err(|error| self.index_failed(error))?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        self.room(group, 0, rows.len(), 0)?;
+        for (key, value) in &rows {
+            let (Some(record), Some(row)) = (OrderRow::record(key), OrderRow::decode(value)) else {
+                return Err(self.index_failed(bad_row(key)));
+            };
+            let tombstone = Tombstone {
+                sequence: 0,
+                target: record,
+                place: row.place,
+                digest: Digest([0; 32]),
+                len: row.len,
+                cause: Cause::OrderDropped(agreement),
+                changed_ms: self.shared.clock.now_ms(),
+            };
+            self.push_tombstone(group, tombstone)?;
+        }
+        Ok(rows.len() as u64)
+    }
+
+    fn close_holes(&mut self, group: &mut Group<'_>, holes: &[Place]) -> Result<u64, Stop> {
+        group.index_only = true;
+        let mut bytes = 0;
+        for hole in holes {
+            bytes += group.txn.close_hole(*hole).map_err(|error| self.index_failed(error))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes again, as new entries, those that are still the newest word on something that is held.
+    fn carry(&mut self, group: &mut Group<'_>, entries: &[Entry]) -> Result<u64, Stop> {
+        self.room(group, 0, entries.len(), 0)?;
+        let mut carried = 0;
+        for entry in entries {
+            match *entry {
+                Entry::Claim(claim) => {
+                    let key = ClaimKey::of(&claim);
+                    let newest = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
+                    if newest.is_some_and(|newest| newest.sequence == claim.sequence) {
+                        self.push_claim(group, claim)?;
+                        carried += 1;
+                    }
+                }
+                Entry::Tombstone(tombstone) => {
+                    // Its target's header would be replayed as a held block without it. A loss is told
+                    // for as long as it is remembered.
+                    let target = group.txn.extent(tombstone.place.extent);
+                    let target = target.map_err(|error| self.index_failed(error))?;
+                    if target.is_some() || tombstone.cause == Cause::Lost {
+                        self.push_tombstone(group, tombstone)?;
+                        carried += 1;
+                    }
+                }
+            }
+        }
+        Ok(carried)
+    }
+
+    fn bury(&mut self, group: &mut Group<'_>, extent: u64) -> Result<u64, Stop> {
+        group.index_only = true;
+        group.txn.bury_extent(extent).map_err(|error| self.index_failed(error))?;
+        Ok(1)
+    }
+}
+
+/// What `change` makes of a claim.
+fn changed(old: &ClaimEntry, change: &ClaimChange, now_ms: u64) -> (BlockOutcome, Option<ClaimEntry>) {
+    use BlockOutcome::{Already, Done, Retained};
+    let to = |standing| (Done, Some(ClaimEntry { standing, ..*old }));
+    match *change {
+        ClaimChange::Commit { retain_until_ms } => {
+            let retain_until_ms = old.retain_until_ms.max(retain_until_ms);
+            if old.standing == Standing::Live && retain_until_ms == old.retain_until_ms {
+                return (Already, None);
+            }
+            (Done, Some(ClaimEntry { standing: Standing::Live, retain_until_ms, ..*old }))
+        }
+        ClaimChange::Delete { .. } => match old.standing {
+            Standing::Trash | Standing::Gone => (Already, None),
+            _ if old.retain_until_ms > now_ms => (Retained, None),
+            _ => to(Standing::Trash),
+        },
+        ClaimChange::Restore => match old.standing {
+            Standing::Trash => to(Standing::Live),
+            _ => (Already, None),
+        },
+        ClaimChange::DropProvisional => match old.standing {
+            Standing::Provisional => to(Standing::Trash),
+            _ => (Already, None),
+        },
+        ClaimChange::ExtendLease { lease_until_ms } => {
+            if old.standing != Standing::Provisional || old.lease_until_ms >= lease_until_ms {
+                return (Already, None);
+            }
+            (Done, Some(ClaimEntry { lease_until_ms, ..*old }))
+        }
+    }
+}
+
+impl Stop {
+    fn into_store(self) -> StoreError {
+        match self {
+            Self::Store(error) => error,
+            Self::Full { .. } | Self::Later | Self::TooManyClaims => StoreError::Full,
+        }
+    }
+}
