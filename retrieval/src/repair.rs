@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 mod pace;
+mod place;
 mod plan;
 mod put;
 mod report;

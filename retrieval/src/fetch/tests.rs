@@ -114,6 +114,22 @@ async fn a_node_that_keeps_stalling_is_named_and_no_longer_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_stalled_nodes_cost_two_patiences_not_a_timeout() {
+    let (world, node, bytes, block) = one_stripe().await;
+    let fetcher = world.fetcher();
+    for other in &world.network.nodes {
+        fetcher.reader().pool().report(other.id(), Outcome::Ok { latency: Duration::ZERO, bytes: MIB });
+    }
+    node.behave(Behaviour::Stall);
+    // Slot 0 is the first that a rebuild asks: equally quick, and a data shard.
+    let row = world.table.row(&block.digest);
+    world.holder(&row.stripe, 0).behave(Behaviour::Stall);
+    let started = Instant::now();
+    assert_eq!(fetcher.block(block).await.unwrap(), bytes);
+    assert_eq!(started.elapsed().as_millis() / 1000, 2, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_node_may_still_win() {
     let (world, node, bytes, block) = one_stripe().await;
     for other in &world.network.nodes {

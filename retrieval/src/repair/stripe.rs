@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use holdfast_protocol::NodeId;
 use holdfast_protocol::record::{ClaimRef, Stripe, StripeId};
 use tokio::sync::Semaphore;
 
 use super::pace::Pace;
-use super::plan::{Damage, choose, policy_of};
-use super::put::{Putter, ShardPut};
+use super::place::{Chosen, Placing};
+use super::plan::{Damage, choose};
+use super::put::Putter;
 use super::report::{End, Outcome};
-use super::{RepairOptions, RepairStoreError, Repaired, Repairer, Replaced, ShardTerms};
+use super::{RepairOptions, RepairStoreError, Repaired, Repairer, Replaced};
 use crate::block::BlockRef;
 use crate::code::{Code, ShardPiece, WantedShard};
 use crate::fetch::VerifiedBytes;
@@ -24,18 +23,8 @@ use crate::write::stripe::candidates;
 
 /// Times that a stripe is begun again after its row changed underneath.
 const CONFLICTS_MAX: usize = 4;
-/// Nodes that one shard is offered to.
-const OFFERS_MAX: usize = 4;
 /// A read that takes longer gets company. Repair is in no hurry, but a stalled node must not hold it up.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A shard with the node that is to have it.
-struct Chosen {
-    slot: usize,
-    node: NodeId,
-    block: BlockRef,
-    bytes: Bytes,
-}
 
 impl Repairer {
     /// Repairs one stripe within the memory and the pace of the run. Only the store's failures are errors.
@@ -101,7 +90,7 @@ impl Repairer {
             }
         };
         let terms = self.store.terms(&stripe).await?;
-        let placed = self.place(&stripe, &damage, rebuilt, &terms, pace).await;
+        let placed = Placing::new(self, &stripe, &terms, pace).run(&damage, rebuilt).await;
         if placed.is_empty() {
             done.end = End::Waiting { nodes: damage.missing.len() as u64 };
             return Ok(Repaired::Finished);
@@ -174,72 +163,6 @@ impl Repairer {
                 ),
             }
         })
-    }
-
-    /// Puts each shard on a node of its own, and on another one when that fails. Gives back what has receipts.
-    async fn place(
-        &self,
-        stripe: &Stripe,
-        damage: &Damage,
-        rebuilt: Vec<(usize, VerifiedBytes)>,
-        terms: &[ShardTerms],
-        pace: &Pace,
-    ) -> Vec<Chosen> {
-        let candidates = candidates(&self.pool);
-        let chosen = choose(&mut self.chooser.lock(), &candidates, stripe, damage);
-        // Nodes that hold, or are being given, a shard; and nodes that are not to be asked (again).
-        let mut taken: Vec<NodeId> = damage.holding.clone();
-        taken.extend(chosen.iter().map(|(_, node)| *node));
-        let mut refused = damage.lost.clone();
-        let putter = Arc::new(Putter { pool: Arc::clone(&self.pool) });
-        let mut puts = FuturesUnordered::new();
-        for (slot, node) in chosen {
-            let Some((_, bytes)) = rebuilt.iter().find(|(rebuilt, _)| *rebuilt == slot) else { continue };
-            let Some(shard) = stripe.shards[slot].as_ref() else { continue };
-            let (block, bytes) = (block_of(shard), bytes.clone().into_bytes());
-            let offer = Chosen { slot, node, block, bytes };
-            puts.push(self.offer(&putter, stripe.id, offer, terms, pace, 1));
-        }
-        let mut placed = Vec::new();
-        while let Some((offer, result, offers)) = puts.next().await {
-            let Err(why) = result else {
-                placed.push(offer);
-                continue;
-            };
-            tracing::debug!(stripe = %stripe.id, node = %offer.node, why, "a node did not take a shard");
-            taken.retain(|node| *node != offer.node);
-            refused.push(offer.node);
-            let policy = policy_of(stripe);
-            let other = (offers < OFFERS_MAX)
-                .then(|| self.chooser.lock().replacement(&candidates, &policy, &taken, &refused))
-                .flatten();
-            if let Some(node) = other {
-                taken.push(node);
-                puts.push(self.offer(&putter, stripe.id, Chosen { node, ..offer }, terms, pace, offers + 1));
-            }
-        }
-        placed.sort_by_key(|chosen| chosen.slot);
-        placed
-    }
-
-    async fn offer(
-        &self,
-        putter: &Arc<Putter>,
-        stripe: StripeId,
-        chosen: Chosen,
-        terms: &[ShardTerms],
-        pace: &Pace,
-        offers: usize,
-    ) -> (Chosen, Result<(), String>, usize) {
-        pace.wait(chosen.bytes.len()).await;
-        let shard = ShardPut {
-            block: chosen.block,
-            bytes: chosen.bytes.clone(),
-            tag: self.tags.tag(stripe, chosen.node),
-            terms: terms.get(chosen.slot).copied().unwrap_or_default(),
-        };
-        let result = putter.put(chosen.node, &shard).await;
-        (chosen, result, offers)
     }
 
     async fn commit(&self, stripe: &Stripe, placed: &[Chosen]) -> Result<(), RepairStoreError> {
