@@ -8,9 +8,6 @@ use crate::process::{Cpu, Watched};
 
 const GIB: f64 = 1_073_741_824.0;
 
-/// CPU is counted until this long after the last answer, so that work put off is not free.
-const SETTLE: Duration = Duration::from_millis(700);
-
 /// Percentiles are shown from this many samples on; fewer have no tail.
 const SAMPLES_MIN: usize = 20;
 
@@ -223,9 +220,11 @@ fn percentile_ms(sorted_us: &[u64], percent: usize) -> Option<f64> {
     sorted_us.get(at).map(|us| *us as f64 / 1000.0)
 }
 
-/// Measures `work` as line `name`.
+/// Measures `work` as line `name`. CPU is counted until `settle` after the last answer, so that work put
+/// off is not free.
 pub(crate) async fn measure<E>(
     watched: &Watched,
+    settle: Duration,
     name: &str,
     unit: Unit,
     goal: Goal,
@@ -234,7 +233,7 @@ pub(crate) async fn measure<E>(
     watched.reset_peaks();
     let before = watched.cpu();
     let work = work.await?;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(settle).await;
     let cpu = watched.cpu().since(before);
     Ok(Line::of(name, unit, &work, cpu, watched.peaks_mib()).with_goal(goal))
 }
@@ -253,8 +252,8 @@ mod tests {
         let work = Work { rounds, ..Work::default() };
         let cpu = Cpu { gateway: 4.0, nodes: 2.0, client: 1.0 };
         let line = Line::of("x", Unit::MegabytesPerSecond, &work, cpu, (100.0, 50.0));
-        assert!((line.speed - 536.870_912).abs() < 1e-6);
-        assert!((line.speed_best - 1073.741_824).abs() < 1e-6);
+        assert!((line.speed - 536.870912).abs() < 1e-6);
+        assert!((line.speed_best - 1073.741824).abs() < 1e-6);
         assert_eq!(line.gateway_cpu_s_per_gib, Some(2.0));
         assert_eq!(line.node_cpu_s_per_gib, Some(1.0));
         let goal = Goal { speed_min: Some(500.0), cpu_s_per_gib_max: Some(3.0), ..Goal::default() };

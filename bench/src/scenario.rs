@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::load::{self, Job, Until};
-use crate::measure::{Goal, Line, Unit, measure};
+use crate::measure::{Goal, Line, Unit, Work, measure};
 use crate::process::Watched;
 use crate::s3::{Payload, Server, Session};
 
+/// Long enough for the commits that a PUT leaves to the background.
+const SETTLE: Duration = Duration::from_millis(700);
 const MIB: u64 = 1024 * 1024;
 /// The small objects: what an image of a training set has.
 const SMALL_LEN: u64 = 100 * 1024;
@@ -33,15 +35,27 @@ pub(crate) struct Size {
     pub(crate) rounds: u32,
     /// How long each timed loop runs.
     pub(crate) loop_for: Duration,
+    /// For how long after a line its CPU is still counted: acknowledged work leaves some behind.
+    pub(crate) settle: Duration,
 }
 
 impl Size {
     /// What the figures in the documentation come from.
-    pub(crate) const FULL: Self =
-        Self { large_len: 1024 * MIB, small_count: 5_000, rounds: 3, loop_for: Duration::from_secs(8) };
+    pub(crate) const FULL: Self = Self {
+        large_len: 1024 * MIB,
+        small_count: 5_000,
+        rounds: 3,
+        loop_for: Duration::from_secs(8),
+        settle: SETTLE,
+    };
     /// A minute's look.
-    pub(crate) const QUICK: Self =
-        Self { large_len: 256 * MIB, small_count: 1_500, rounds: 1, loop_for: Duration::from_secs(3) };
+    pub(crate) const QUICK: Self = Self {
+        large_len: 256 * MIB,
+        small_count: 1_500,
+        rounds: 1,
+        loop_for: Duration::from_secs(3),
+        settle: SETTLE,
+    };
 }
 
 /// A server to measure.
@@ -88,7 +102,7 @@ impl Scenario {
         // Always, since every read needs the object.
         let work = load::put_stream(server, LARGE, len, Payload::Unsigned, self.size.rounds);
         let name = "PUT large, 1 stream";
-        self.done(lines, measure(&self.watched, name, Unit::MegabytesPerSecond, goal, work).await?);
+        self.done(lines, self.measure(name, Unit::MegabytesPerSecond, goal, work).await?);
 
         let name = "PUT large, 16 MiB parts, 8 at once";
         self.line(lines, name, Goal::default(), load::put_parts(server, "large/parts", len, PARALLEL))
@@ -144,7 +158,7 @@ impl Scenario {
             load::closed_loop(&self.server, job.clone(), CLIENTS, warm_up).await?;
             let work = load::closed_loop(&self.server, job, CLIENTS, Until::Elapsed(self.size.loop_for));
             let goal = Goal { speed_min, ..Goal::default() };
-            let line = measure(&self.watched, name, Unit::OperationsPerSecond, goal, work).await?;
+            let line = self.measure(name, Unit::OperationsPerSecond, goal, work).await?;
             self.done(lines, line);
         }
         Ok(())
@@ -164,7 +178,7 @@ impl Scenario {
         for (name, (job, width, until)) in names.into_iter().zip(jobs) {
             let work = load::closed_loop(&self.server, job, width, until);
             let unit = Unit::OperationsPerSecond;
-            self.done(lines, measure(&self.watched, name, unit, Goal::default(), work).await?);
+            self.done(lines, self.measure(name, unit, Goal::default(), work).await?);
         }
         Ok(())
     }
@@ -174,12 +188,22 @@ impl Scenario {
         lines: &mut Vec<Line>,
         name: &str,
         goal: Goal,
-        work: impl Future<Output = Result<crate::measure::Work>>,
+        work: impl Future<Output = Result<Work>>,
     ) -> Result<()> {
         if self.is_wanted(name) {
-            self.done(lines, measure(&self.watched, name, Unit::MegabytesPerSecond, goal, work).await?);
+            self.done(lines, self.measure(name, Unit::MegabytesPerSecond, goal, work).await?);
         }
         Ok(())
+    }
+
+    async fn measure(
+        &self,
+        name: &str,
+        unit: Unit,
+        goal: Goal,
+        work: impl Future<Output = Result<Work>>,
+    ) -> Result<Line> {
+        measure(&self.watched, self.size.settle, name, unit, goal, work).await
     }
 
     fn not_offered(&self, lines: &mut Vec<Line>, name: &str) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use std::sync::Mutex;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +34,13 @@ struct Stub {
 }
 
 impl Stub {
+    fn refuses(&self) -> bool {
+        let mut refusals = self.refusals.lock().unwrap();
+        let refuses = *refusals > 0;
+        *refusals = refusals.saturating_sub(1);
+        refuses
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -45,8 +51,7 @@ impl Stub {
             head.headers["authorization"].to_str().unwrap().starts_with("AWS4-HMAC-SHA256 Credential=k/")
         );
         let plain = |status, body: Bytes| Response::builder().status(status).body(Full::new(body)).unwrap();
-        if let refusals @ 1.. = *self.refusals.lock().unwrap() {
-            *self.refusals.lock().unwrap() = refusals - 1;
+        if self.refuses() {
             return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, Bytes::new()));
         }
         let key = head.uri.path().trim_start_matches("/holdfast-bench").trim_start_matches('/').to_owned();
@@ -154,6 +159,7 @@ async fn every_line_runs_and_every_byte_is_checked() {
         small_count: 1_000,
         rounds: 2,
         loop_for: Duration::from_millis(40),
+        settle: Duration::ZERO,
     };
     let scenario = Scenario {
         server: server(Endpoint::plain(serve(Arc::clone(&stub), None).await)),
