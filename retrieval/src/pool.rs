@@ -188,7 +188,8 @@ impl NodePool {
         *self.delegation.write() = Some(delegation);
     }
 
-    /// Adds a node, or replaces what is known of it; connection, state and figures stay.
+    /// Adds a node, or replaces what is known of it; connection, state and figures stay, and so does its
+    /// agreement unless another one is named.
     ///
     /// # Errors
     /// [`PoolError::Full`] when [`NODES_MAX`] others are known.

@@ -65,8 +65,9 @@ impl Entry {
         Self { inner: Mutex::new(inner), dial: tokio::sync::Mutex::new(()) }
     }
 
-    pub(super) fn set_known(&self, known: KnownNode) {
+    pub(super) fn set_known(&self, mut known: KnownNode) {
         let mut inner = self.inner.lock();
+        known.agreement = known.agreement.or(inner.known.agreement);
         if inner.known.addresses != known.addresses {
             // A node that moved deserves an attempt at its new place at once.
             inner.retry_at = None;

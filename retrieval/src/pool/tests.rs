@@ -144,3 +144,15 @@ async fn reports_move_state_figures_and_the_list_of_culprits() {
     assert_eq!(test.pool.culprits()[0].what, "wrong bytes");
     assert_eq!(test.pool.node(id).unwrap().lies, 1);
 }
+
+#[tokio::test]
+async fn news_of_a_node_do_not_take_its_agreement_away() {
+    let test = TestNetwork::start(1).await;
+    let node = &test.nodes[0];
+    let agreement = test.pool.agreement(node.id());
+    assert!(agreement.is_some());
+    let news = KnownNode { free_bytes: 5, ..test.known(node, 0) };
+    test.pool.upsert(news).unwrap();
+    assert_eq!(test.pool.agreement(node.id()), agreement);
+    assert_eq!(test.pool.node(node.id()).unwrap().known.free_bytes, 5);
+}
