@@ -7,44 +7,88 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::background;
 use crate::config::GatewayConfig;
-use crate::keys::GatewayKeys;
+use crate::crypt::NamespaceKeys;
+use crate::keys::{AccessKeys, Credentials, GatewayKeys, KeysError};
+use crate::meta::{Meta, MetaError, MetaStore, RocksConfig, RocksStore, StoreError};
+use crate::{s3, web};
 
-/// An S3 access key pair of this gateway.
-#[derive(Clone)]
-pub struct Credentials {
-    /// The public half.
-    pub access_key: String,
-    /// The secret half; print it only where its owner asked for it.
-    pub secret_key: zeroize::Zeroizing<String>,
-}
+pub(crate) mod body;
+pub(crate) mod buffers;
+mod core;
+pub(crate) mod listen;
+pub(crate) mod network;
+mod placement;
+pub(crate) mod plane;
+pub(crate) mod telemetry;
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("access_key", &self.access_key).finish_non_exhaustive()
-    }
-}
+pub(crate) use self::core::Core;
 
 /// An open gateway: metadata open, sockets bound, nothing served before [`Gateway::run`].
 pub struct Gateway {
-    config: GatewayConfig,
-    credentials: Credentials,
+    core: Arc<Core>,
     s3_addr: SocketAddr,
     web_addr: SocketAddr,
+    /// Taken by the first `run`.
+    parts: Mutex<Option<Parts>>,
+}
+
+/// What `run` consumes.
+struct Parts {
+    s3: TcpListener,
+    web: TcpListener,
+    connections: background::Connections,
+    /// Locks the data directory while it lives.
+    lock: std::fs::File,
 }
 
 impl Gateway {
     /// Opens the metadata under the data directory, makes the first access key on the first open, and binds both
     /// listeners.
     pub async fn open(config: GatewayConfig) -> Result<Arc<Self>, OpenGatewayError> {
-        Err(OpenGatewayError::Keys(crate::keys::KeysError::Missing { path: config.dir }))
+        let lock = lock_directory(&config)?;
+        let access_keys = AccessKeys::load_or_create(
+            &config.dir.join("keys"),
+            config.keys.root().expose(),
+            config.clock.now_ms(),
+        )?;
+        // Sockets before metadata: a port in use is the commoner mistake, and cheaper to find.
+        let s3 = listen::bind("S3", config.s3_listen, "--s3-listen").await?;
+        let web = listen::bind("the web side", config.web_listen, "--web-listen").await?;
+        let (s3_addr, web_addr) = (addr_of(&s3, config.s3_listen), addr_of(&web, config.web_listen));
+        let rocks = RocksConfig::new(config.dir.join("meta"));
+        let opening = tokio::task::spawn_blocking(move || RocksStore::open(&rocks));
+        let store: Arc<dyn MetaStore> = opening.await.map_err(|_| OpenGatewayError::Stopping)??;
+        let namespace = NamespaceKeys::new(config.keys.root().clone(), config.keys.namespace_id());
+        let meta = Meta::open(store, namespace, Arc::clone(&config.clock)).await?;
+        let (core, connections) = Core::over_network(config, meta, access_keys);
+        background::restore_nodes(&core).await?;
+        let parts = Mutex::new(Some(Parts { s3, web, connections, lock }));
+        Ok(Arc::new(Self { core, s3_addr, web_addr, parts }))
     }
 
     /// Serves until `stop` fires, then lets requests in flight finish within the drain deadline, flushes and closes.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> Result<(), RunGatewayError> {
-        stop.cancelled().await;
+        let Some(parts) = self.parts.lock().take() else { return Err(RunGatewayError::AlreadyRunning) };
+        let core = &self.core;
+        let (http, drain) = (core.config.http, core.config.timing.drain);
+        // Background work goes on while requests drain: they may wait for it.
+        let stop_background = CancellationToken::new();
+        let background = background::start(Arc::clone(core), parts.connections, stop_background.clone());
+        tracing::info!(s3 = %self.s3_addr, web = %self.web_addr, "the gateway serves");
+        let s3 = listen::serve(parts.s3, s3::handler(Arc::clone(core)), http, stop.clone(), drain);
+        let web = listen::serve(parts.web, web::handler(Arc::clone(core)), http, stop.clone(), drain);
+        tokio::join!(s3, web);
+        stop_background.cancel();
+        background.stopped().await;
+        core.meta.close().await?;
+        drop(parts.lock);
+        tracing::info!("the gateway has stopped");
         Ok(())
     }
 
@@ -60,12 +104,29 @@ impl Gateway {
 
     /// The first access key pair, made on the first open.
     pub fn credentials(&self) -> &Credentials {
-        &self.credentials
+        self.core.access_keys.first()
     }
 
     /// The keys.
     pub fn keys(&self) -> &GatewayKeys {
-        &self.config.keys
+        &self.core.config.keys
+    }
+}
+
+fn addr_of(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// One gateway per directory: two would each believe to be the only writer of the local metadata.
+fn lock_directory(config: &GatewayConfig) -> Result<std::fs::File, OpenGatewayError> {
+    let path = config.dir.join("lock");
+    let failed = |source| OpenGatewayError::Lock { path: path.clone(), source };
+    let file =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenGatewayError::InUse { path: config.dir.clone() }),
+        Err(errno) => Err(failed(errno.into())),
     }
 }
 
@@ -75,7 +136,7 @@ impl Gateway {
 pub enum OpenGatewayError {
     /// The keys of the data directory.
     #[error(transparent)]
-    Keys(#[from] crate::keys::KeysError),
+    Keys(#[from] KeysError),
     /// Somebody else listens there.
     #[error(
         "cannot listen for {what} on {address}: the port is already in use; \
@@ -102,11 +163,44 @@ pub enum OpenGatewayError {
         source: std::io::Error,
     },
     /// Another gateway runs on this directory.
-    #[error("another gateway uses {path}; stop it first", path = .path.display())]
+    #[error("another gateway uses {path}; stop it first, or choose another --data", path = .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory cannot be locked.
+    #[error("cannot lock {path}: {source}", path = .path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The metadata's store cannot be opened.
+    #[error("cannot open the metadata: {0}")]
+    Store(#[from] StoreError),
+    /// The metadata cannot be used.
+    #[error("cannot use the metadata: {0}")]
+    Meta(#[from] MetaError),
+    /// The process is stopping.
+    #[error("the process is stopping")]
+    Stopping,
+}
+
+impl OpenGatewayError {
+    /// Whether trying again without a person's help can succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Keys(error) => error.is_retryable(),
+            Self::Store(error) => error.is_retryable(),
+            Self::Meta(error) => error.is_retryable(),
+            Self::PortInUse { .. }
+            | Self::Listen { .. }
+            | Self::InUse { .. }
+            | Self::Lock { .. }
+            | Self::Stopping => false,
+        }
+    }
 }
 
 /// Why a running gateway ended other than by its stop.
@@ -116,4 +210,17 @@ pub enum RunGatewayError {
     /// `run` was called twice.
     #[error("this gateway runs already")]
     AlreadyRunning,
+    /// The metadata could not be flushed and closed; what was acknowledged is in its log.
+    #[error("the metadata could not be closed: {0}")]
+    Close(#[from] MetaError),
+}
+
+impl RunGatewayError {
+    /// Whether trying again can succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::AlreadyRunning => false,
+            Self::Close(error) => error.is_retryable(),
+        }
+    }
 }

@@ -16,8 +16,11 @@ use holdfast_protocol::{NamespaceId, NodeId, SigningKey};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+mod access;
 mod file;
 
+pub(crate) use access::AccessKeys;
+pub use access::Credentials;
 pub use file::DATA_FORMAT;
 
 /// How long a self-issued delegation runs. It is renewed at a start once half of it has passed, so a gateway
@@ -153,8 +156,8 @@ fn delegation(
 ) -> Result<Signed<Delegation>, KeysError> {
     let delegate = NodeId(transport.public());
     if let Some(bytes) = file::read_optional(path)? {
-        let wire: Unverified<Delegation> = cbor::decode(&bytes)
-            .map_err(|source| KeysError::Record { path: path.to_owned(), source })?;
+        let wire: Unverified<Delegation> =
+            cbor::decode(&bytes).map_err(|source| KeysError::Record { path: path.to_owned(), source })?;
         let signed = wire
             .verify_by(namespace.public())
             .map_err(|source| KeysError::Delegation { path: path.to_owned(), source })?;

@@ -4,14 +4,17 @@
 //! placement and keys; nodes own the bytes. Nothing is acknowledged before enough receipts and one metadata
 //! transaction, and nothing reaches a client that was not verified by [`holdfast_retrieval`].
 
+mod background;
 pub mod config;
 pub mod crypt;
 mod gateway;
 pub mod keys;
 pub mod layout;
 pub mod meta;
+mod s3;
 pub mod unixfs;
+pub mod web;
 
 pub use config::{GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing};
-pub use gateway::{Credentials, Gateway, OpenGatewayError, RunGatewayError};
-pub use keys::{AdminToken, DATA_FORMAT, GatewayKeys, KeysError, RootKey};
+pub use gateway::{Gateway, OpenGatewayError, RunGatewayError};
+pub use keys::{AdminToken, Credentials, DATA_FORMAT, GatewayKeys, KeysError, RootKey};

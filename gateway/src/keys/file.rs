@@ -58,11 +58,11 @@ pub(super) fn prepare_directory(dir: &Path) -> Result<(), KeysError> {
 }
 
 fn make_private(dir: &Path) -> Result<(), KeysError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| KeysError::File { action: "make the directory", path: dir.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| KeysError::File {
+        action: "make the directory",
+        path: dir.to_owned(),
+        source,
+    })
 }
 
 /// The signing key in `path`, made when there is none.
@@ -84,7 +84,8 @@ pub(super) fn secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeysError> {
 }
 
 fn parse_secret(path: &Path, text: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeysError> {
-    let malformed = || KeysError::Malformed { path: path.to_owned(), detail: "expected 64 hexadecimal digits" };
+    let malformed =
+        || KeysError::Malformed { path: path.to_owned(), detail: "expected 64 hexadecimal digits" };
     let text = std::str::from_utf8(text).map_err(|_| malformed())?;
     let mut bytes = Zeroizing::new([0u8; 32]);
     hex::decode_to_slice(text.trim(), bytes.as_mut()).map_err(|_| malformed())?;

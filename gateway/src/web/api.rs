@@ -87,6 +87,10 @@ pub struct ChallengeAsk {
     pub holder: String,
     /// At most this many blocks per node are named, drawn at random.
     pub blocks_per_node: u32,
+    /// Name parity too. The holder must then present the delegation of the answer: parity that mixes several
+    /// buckets opens by nothing else.
+    #[serde(default)]
+    pub with_parity: bool,
 }
 
 /// Answers [`ChallengeAsk`].
@@ -96,6 +100,10 @@ pub struct ChallengeTargets {
     pub targets: Vec<ChallengeTarget>,
     /// Where those nodes are.
     pub nodes: Vec<ChallengeNode>,
+    /// Base64 of a delegation to the holder that lets it read, and nothing else, for an hour; presented in Hello.
+    /// It opens every shard, also parity that mixes several buckets, which no grant opens.
+    #[serde(default)]
+    pub delegation: Option<String>,
 }
 
 /// A block that a node is said to hold.
@@ -160,4 +168,119 @@ pub struct RepairCounts {
     pub stripes_failed: u64,
     /// Reasons, a few of them.
     pub troubles: Vec<String>,
+}
+
+/// `POST /api/v1/repair`; an empty object repairs whatever is down.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartRepair {
+    /// Nodes without an answer for this long count as lost; 0 repairs at once.
+    pub down_for_ms: u64,
+    /// Nodes that count as lost whether they answer or not.
+    pub lost: Vec<String>,
+    /// Bytes read and written a second; unlimited when absent.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Any refusal or failure of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What happened, to which thing, and what to do.
+    pub error: String,
+}
+
+/// `GET /healthz`: 200 when ready, else 503.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether reads and writes work.
+    pub ready: bool,
+    /// Why not, when not.
+    pub problems: Vec<String>,
+}
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Software name and version.
+    pub software: String,
+    /// The namespace.
+    pub namespace: String,
+    /// This gateway on the network.
+    pub gateway: String,
+    /// The policy of new buckets.
+    pub policy: String,
+    /// Whether reads and writes work.
+    pub ready: bool,
+    /// Why not, when not.
+    pub problems: Vec<String>,
+    /// Nodes that answer.
+    pub nodes_up: usize,
+    /// Nodes known.
+    pub nodes_known: usize,
+    /// Nodes needed for a write.
+    pub nodes_needed: usize,
+    /// Bytes offered by all known nodes.
+    pub capacity_bytes: u64,
+    /// Bytes free on nodes that answer.
+    pub free_bytes: u64,
+    /// Buckets.
+    pub buckets: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Bytes of objects.
+    pub object_bytes: u64,
+    /// Whether blocks wait to be committed or released at nodes.
+    pub deliveries_waiting: bool,
+    /// Stripes that wait for nodes to be whole, counted up to one page.
+    pub stripes_incomplete: usize,
+    /// Lines of evidence against nodes.
+    pub culprits: usize,
+    /// The repair.
+    pub repair: RepairStatus,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+}
+
+/// `GET /api/v1/objects?bucket=&prefix=&token=&limit=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectList {
+    /// Objects in key order.
+    pub objects: Vec<ObjectRow>,
+    /// Pass as `token` for the next page; absent on the last.
+    pub next: Option<String>,
+}
+
+/// An object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRow {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key.
+    pub key: String,
+    /// Its root CID.
+    pub cid: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Its entity tag.
+    pub etag: String,
+    /// When it was committed.
+    pub modified_ms: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_goes_through_json_unharmed() {
+        let sent = AddNode::from_wire_bytes(&[0, 255, 7]);
+        let read: AddNode = serde_json::from_str(&serde_json::to_string(&sent).unwrap()).unwrap();
+        assert_eq!(read.wire_bytes().unwrap(), [0, 255, 7]);
+    }
+
+    #[test]
+    fn an_empty_body_starts_a_repair_of_everything_that_is_down() {
+        let start: StartRepair = serde_json::from_str("{}").unwrap();
+        assert_eq!(start, StartRepair::default());
+    }
 }

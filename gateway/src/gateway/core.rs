@@ -1,0 +1,167 @@
+//! What all parts of a running gateway share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use holdfast_protocol::record::ScopeId;
+use holdfast_retrieval::fetch::{FetchConfig, Fetcher};
+use holdfast_retrieval::pool::{NodePool, NodeState, PoolConfig};
+use holdfast_retrieval::repair::Repairer;
+use holdfast_retrieval::tag::TagKey;
+use holdfast_retrieval::write::{
+    CommitGroups, CpuPool, Deliverer, ObjectOptions, StripeWriter, WriteBudget, WriteConfig,
+};
+use tokio::sync::Notify;
+
+use super::buffers::UploadMemory;
+use super::network::NetworkPlane;
+use super::placement::MetaPlacement;
+use super::plane::Plane;
+use crate::background::{Connections, RepairRunner};
+use crate::config::GatewayConfig;
+use crate::keys::AccessKeys;
+use crate::meta::Meta;
+
+const TAG_CONTEXT: &str = "holdfast claim tag secret v1";
+const REPAIR_SCOPE_CONTEXT: &str = "holdfast repair scope v1";
+
+/// The gateway's shared state.
+pub(crate) struct Core {
+    pub(crate) config: GatewayConfig,
+    pub(crate) meta: Arc<Meta>,
+    pub(crate) access_keys: AccessKeys,
+    pub(crate) plane: Arc<dyn Plane>,
+    pub(crate) uploads: UploadMemory,
+    pub(crate) pool: Arc<NodePool>,
+    pub(crate) tags: TagKey,
+    pub(crate) deliverer: Deliverer,
+    pub(crate) repair: RepairRunner,
+    pub(crate) s3_requests: AtomicU64,
+    pub(crate) started: Instant,
+    deliveries: Notify,
+}
+
+impl Core {
+    /// The state of a gateway whose blocks lie on the nodes of its network.
+    pub(crate) fn over_network(
+        config: GatewayConfig,
+        meta: Arc<Meta>,
+        access_keys: AccessKeys,
+    ) -> (Arc<Self>, Connections) {
+        let (connections, on_connected) = Connections::new();
+        let mut pool_config = PoolConfig::new(
+            Arc::clone(&config.transport),
+            config.software.clone(),
+            Arc::clone(&config.clock),
+        );
+        pool_config.delegation = Some(config.keys.delegation().to_wire());
+        pool_config.on_connected = Some(on_connected);
+        let pool = NodePool::new(pool_config);
+        let tags = TagKey::new(blake3::derive_key(TAG_CONTEXT, config.keys.root().expose()));
+        let write = WriteConfig { lease: config.timing.lease, ..WriteConfig::default() };
+        let seed = u64::from_le_bytes(config.keys.node_id().as_bytes()[..8].try_into().unwrap_or_default());
+        let writer = StripeWriter::new(Arc::clone(&pool), tags.clone(), CpuPool::per_core(), seed, write);
+        let placement =
+            Arc::new(MetaPlacement { meta: Arc::clone(&meta), repair_scope: repair_scope(&config) });
+        let fetch = FetchConfig {
+            ahead_bytes: config.memory.download_bytes,
+            window_bytes: config.memory.download_ahead_bytes as u64,
+            ..FetchConfig::default()
+        };
+        let fetcher = Fetcher::new(Arc::clone(&pool), Arc::clone(&placement) as _, fetch);
+        let upload_bytes = u32::try_from(config.memory.upload_bytes).unwrap_or(u32::MAX);
+        let plane = NetworkPlane {
+            pool: Arc::clone(&pool),
+            groups: CommitGroups::new(writer),
+            budget: WriteBudget::new(upload_bytes),
+            in_flight_bytes: ObjectOptions::IN_FLIGHT_BYTES,
+            fetcher,
+        };
+        let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
+        let core = Self::with_plane(config, meta, access_keys, Arc::new(plane), pool, tags, repair);
+        (Arc::new(core), connections)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
+    fn with_plane(
+        config: GatewayConfig,
+        meta: Arc<Meta>,
+        access_keys: AccessKeys,
+        plane: Arc<dyn Plane>,
+        pool: Arc<NodePool>,
+        tags: TagKey,
+        repair: RepairRunner,
+    ) -> Self {
+        let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
+        Self {
+            uploads: UploadMemory::new(config.memory.upload_bytes),
+            config,
+            meta,
+            access_keys,
+            plane,
+            pool,
+            tags,
+            deliverer,
+            repair,
+            s3_requests: AtomicU64::new(0),
+            started: Instant::now(),
+            deliveries: Notify::new(),
+        }
+    }
+
+    /// The state of a gateway whose blocks lie wherever `plane` says, for tests.
+    #[cfg(test)]
+    pub(crate) fn for_tests(
+        config: GatewayConfig,
+        meta: Arc<Meta>,
+        access_keys: AccessKeys,
+        plane: Arc<dyn Plane>,
+    ) -> Arc<Self> {
+        let (core, _) = Self::over_network(config, Arc::clone(&meta), access_keys.clone());
+        let core = Arc::into_inner(core).expect("nobody else holds it yet");
+        Arc::new(Self { plane, ..core })
+    }
+
+    /// Something was queued for delivery to nodes.
+    pub(crate) fn wake_deliveries(&self) {
+        self.deliveries.notify_one();
+    }
+
+    /// Returns when something was queued since the last call.
+    pub(crate) async fn deliveries_woken(&self) {
+        self.deliveries.notified().await;
+    }
+
+    /// What stands between this gateway and reads and writes; nothing when it is ready.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let views = self.pool.nodes();
+        let up =
+            views.iter().filter(|view| view.state == NodeState::Up && view.known.agreement.is_some()).count();
+        let policy = &self.config.policy;
+        let mut problems = Vec::new();
+        if up < policy.w {
+            problems.push(format!(
+                "policy {} needs {} nodes that answer and have an agreement; {up} of {} known nodes do",
+                policy.name,
+                policy.w,
+                views.len()
+            ));
+        } else if let Err(error) = self.plane.writable(policy) {
+            problems.push(error.to_string());
+        }
+        problems
+    }
+
+    /// The scope of shards that a repair puts: readable by the namespace's delegates.
+    pub(crate) fn repair_scope(&self) -> ScopeId {
+        repair_scope(&self.config)
+    }
+}
+
+fn repair_scope(config: &GatewayConfig) -> ScopeId {
+    let derived = blake3::derive_key(REPAIR_SCOPE_CONTEXT, config.keys.root().expose());
+    let mut scope = [0u8; 16];
+    scope.copy_from_slice(&derived[..16]);
+    ScopeId(scope)
+}

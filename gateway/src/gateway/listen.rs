@@ -1,0 +1,231 @@
+//! Listening sockets: HTTP/1.1 with every bound set and TCP_NODELAY on every connection.
+//!
+//! Without TCP_NODELAY a small answer waits for the client's delayed acknowledgement, 40 ms.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::OpenGatewayError;
+use super::body::TimedBody;
+use crate::config::HttpLimits;
+
+/// Read and write buffer of a connection: large frames keep the cost per byte down.
+const CONNECTION_BUFFER_BYTES: usize = 256 * 1024;
+/// Pause after a failed accept (out of descriptors), so that the loop does not spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Any failure that makes the connection end without a (further) answer.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The same as a type of its own, which is what the HTTP library asks of errors.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct AnswerError(#[from] pub(crate) BoxError);
+
+/// The body of an answer.
+pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, AnswerError>;
+
+/// Answers one request.
+pub(crate) type Handler = Arc<
+    dyn Fn(Request<TimedBody>) -> BoxFuture<'static, Result<Response<AnswerBody>, AnswerError>> + Send + Sync,
+>;
+
+/// Any body as an answer's.
+pub(crate) fn answer_body<B>(body: B) -> AnswerBody
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(|error| AnswerError(error.into())).boxed_unsync()
+}
+
+/// Binds `address`, with errors that say what to do.
+pub(crate) async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+    option: &'static str,
+) -> Result<TcpListener, OpenGatewayError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => OpenGatewayError::PortInUse { what, address, option },
+        _ => OpenGatewayError::Listen { what, address, option, source },
+    })
+}
+
+/// Serves `handler` on `listener` until `stop`, then lets requests in flight finish within `drain`.
+///
+/// Returns true when nothing had to be cut.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    handler: Handler,
+    limits: HttpLimits,
+    stop: CancellationToken,
+    drain: Duration,
+) -> bool {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let tasks = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            stream = accept(&listener, &slots) => stream,
+        };
+        let Some((stream, slot)) = stream else { continue };
+        let connection = serve_connection(stream, Arc::clone(&handler), limits, stop.clone());
+        let cut = cut.clone();
+        tasks.spawn(async move {
+            let _slot = slot;
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = connection => {}
+            }
+        });
+    }
+    drop(listener);
+    tasks.close();
+    let drained = tokio::time::timeout(drain, tasks.wait()).await.is_ok();
+    if !drained {
+        tracing::warn!(connections = tasks.len(), "requests outlived the drain deadline and are cut");
+        cut.cancel();
+        tasks.wait().await;
+    }
+    drained
+}
+
+/// The next connection with its slot; the slot comes first, so that surplus clients wait in the kernel's queue.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "the connection was gone before it was served");
+                return None;
+            }
+            Some((stream, slot))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
+            None
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, handler: Handler, limits: HttpLimits, stop: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        handler(request.map(|body| TimedBody::new(body, limits.body_idle_timeout)))
+    });
+    let io = TokioIo::new(TimedWrites::new(stream, limits.write_idle_timeout));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(CONNECTION_BUFFER_BYTES.max(limits.head_bytes))
+        .keep_alive(true)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// A socket whose writes fail once the peer has left them unread for too long.
+struct TimedWrites {
+    inner: TcpStream,
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedWrites {
+    fn new(inner: TcpStream, timeout: Duration) -> Self {
+        Self { inner, timeout, timer: None }
+    }
+
+    fn guard<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.timer = None;
+            return polled;
+        }
+        let deadline = Instant::now() + self.timeout;
+        let timer = match &mut self.timer {
+            Some(timer) => timer,
+            None => self.timer.insert(Box::pin(tokio::time::sleep_until(deadline))),
+        };
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for TimedWrites {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TimedWrites {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.guard(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.guard(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.guard(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.guard(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,121 @@
+//! Buckets: private and enciphered unless their creator asks for a public one.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use s3s::dto::{
+    Bucket as BucketLine, BucketCannedACL, BucketLocationConstraint, BucketVersioningStatus,
+    CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, GetBucketLocationInput,
+    GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput,
+    HeadBucketOutput, ListBucketsInput, ListBucketsOutput, Owner,
+};
+use s3s::{S3Request, S3Response, S3Result, s3_error};
+
+use super::conditions::timestamp;
+use super::error;
+use crate::gateway::Core;
+use crate::meta::{Bucket, NewBucket};
+
+/// The one region; requests signed for another are served too, since the signature binds them to what they name.
+pub(crate) const REGION: &str = "us-east-1";
+/// `true` on CreateBucket makes the bucket public.
+const PUBLIC_HEADER: &str = "x-holdfast-public";
+
+/// The bucket, or 404.
+pub(crate) async fn existing(core: &Core, name: &str) -> S3Result<Bucket> {
+    core.meta.bucket(name).await.map_err(error::meta)?.ok_or_else(|| error::no_such_bucket(name))
+}
+
+pub(super) async fn create(
+    core: &Arc<Core>,
+    request: S3Request<CreateBucketInput>,
+) -> S3Result<S3Response<CreateBucketOutput>> {
+    let input = request.input;
+    let asked = request.headers.get(PUBLIC_HEADER).map(HeaderValue::as_bytes);
+    let public = match (asked, input.acl.as_ref().map(BucketCannedACL::as_str)) {
+        (Some(b"true"), _) | (None, Some(BucketCannedACL::PUBLIC_READ)) => true,
+        (Some(b"false") | None, None | Some(BucketCannedACL::PRIVATE)) => false,
+        (Some(_), None) => {
+            return Err(s3_error!(InvalidArgument, "x-holdfast-public is true or false"));
+        }
+        (_, Some(other)) => {
+            return Err(s3_error!(
+                NotImplemented,
+                "The canned ACL {other} is not implemented; use private or public-read"
+            ));
+        }
+    };
+    if input.object_lock_enabled_for_bucket == Some(true) {
+        return Err(s3_error!(NotImplemented, "Object lock is not implemented"));
+    }
+    let new = NewBucket { name: input.bucket.clone(), public, policy: core.config.policy.name };
+    core.meta.create_bucket(new).await.map_err(error::bucket)?;
+    Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
+}
+
+pub(super) async fn list(
+    core: &Arc<Core>,
+    request: S3Request<ListBucketsInput>,
+) -> S3Result<S3Response<ListBucketsOutput>> {
+    let prefix = request.input.prefix.unwrap_or_default();
+    let buckets = core.meta.buckets().await.map_err(error::meta)?;
+    let lines = buckets
+        .into_iter()
+        .filter(|bucket| bucket.name.starts_with(&prefix))
+        .map(|bucket| BucketLine {
+            creation_date: Some(timestamp(bucket.created_ms)),
+            name: Some(bucket.name),
+            ..BucketLine::default()
+        })
+        .collect();
+    Ok(S3Response::new(ListBucketsOutput {
+        buckets: Some(lines),
+        owner: Some(owner(core)),
+        ..ListBucketsOutput::default()
+    }))
+}
+
+pub(super) async fn head(
+    core: &Arc<Core>,
+    request: S3Request<HeadBucketInput>,
+) -> S3Result<S3Response<HeadBucketOutput>> {
+    existing(core, &request.input.bucket).await?;
+    Ok(S3Response::new(HeadBucketOutput {
+        bucket_region: Some(REGION.to_owned()),
+        ..HeadBucketOutput::default()
+    }))
+}
+
+pub(super) async fn delete(
+    core: &Arc<Core>,
+    request: S3Request<DeleteBucketInput>,
+) -> S3Result<S3Response<DeleteBucketOutput>> {
+    core.meta.delete_bucket(&request.input.bucket).await.map_err(error::bucket)?;
+    Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
+}
+
+pub(super) async fn location(
+    core: &Arc<Core>,
+    request: S3Request<GetBucketLocationInput>,
+) -> S3Result<S3Response<GetBucketLocationOutput>> {
+    existing(core, &request.input.bucket).await?;
+    // An empty constraint is how S3 says us-east-1.
+    let location = BucketLocationConstraint::from_static("");
+    Ok(S3Response::new(GetBucketLocationOutput { location_constraint: Some(location) }))
+}
+
+/// Objects have no versions yet: said in the way that tools ask.
+pub(super) async fn versioning(
+    core: &Arc<Core>,
+    request: S3Request<GetBucketVersioningInput>,
+) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+    existing(core, &request.input.bucket).await?;
+    let status: Option<BucketVersioningStatus> = None;
+    Ok(S3Response::new(GetBucketVersioningOutput { status, ..GetBucketVersioningOutput::default() }))
+}
+
+/// The namespace owns everything.
+pub(crate) fn owner(core: &Core) -> Owner {
+    let id = core.config.keys.namespace_id().to_string();
+    Owner { display_name: Some("holdfast".to_owned()), id: Some(id) }
+}

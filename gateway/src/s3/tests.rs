@@ -1,0 +1,1 @@
+//! The S3 service over a map in memory.
