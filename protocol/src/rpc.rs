@@ -481,6 +481,3 @@ impl CallError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
