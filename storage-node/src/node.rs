@@ -80,7 +80,8 @@ pub struct Node {
 
 impl Node {
     /// Opens the node in `config.dir`: takes the directory, makes the key on first start, recovers the store.
-    /// Then looks after leases and trash by itself until [`Node::close`]. Must run on a tokio runtime.
+    /// Then looks after leases and trash by itself until [`Node::close`], which an open node always needs.
+    /// Must run on a tokio runtime.
     pub async fn open(config: NodeConfig) -> Result<Arc<Self>, OpenNodeError> {
         let opened = {
             let config = config.clone();

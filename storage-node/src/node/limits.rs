@@ -10,6 +10,9 @@ pub const HEADER_DEADLINE_MS: u64 = 10_000;
 pub const BODY_IDLE_DEADLINE_MS: u64 = 10_000;
 /// A whole body must come within this time: 1 MiB at 140 kbit/s, slower than any uplink worth keeping.
 pub const BODY_DEADLINE_MS: u64 = 60_000;
+/// Reading a block's bytes from disk must succeed within this time. It takes that long only when every read buffer is
+/// held by readers who do not let go; then others are told to come back instead of waiting with them.
+pub const READ_DEADLINE_MS: u64 = 20_000;
 /// A whole answer must be taken within this time, else the reader is cut and its memory freed.
 pub const ANSWER_DEADLINE_MS: u64 = 60_000;
 /// How long a stopping node lets running requests end.
@@ -30,6 +33,9 @@ pub const AGREEMENTS_PER_NAMESPACE_MAX: usize = 16;
 pub const HEAD_LEN_MAX: usize = 720 + TEXT_LEN_MAX;
 /// Grants whose spent bytes are remembered; 64 bytes each.
 pub const GRANTS_TRACKED_MAX: usize = 65_536;
+/// Delegates' request headers that may be half read at once, each up to 64 KiB in memory. A complete header arrives in
+/// one piece, so honest peers hold a place for microseconds.
+pub const HEADERS_AT_ONCE_MAX: usize = 1024;
 /// Puts that wait for a receipt's signature at once; more wait for a place.
 pub const RECEIPT_QUEUE_MAX: usize = 1024;
 /// Leases that one round of the lease keeper settles: bounds its memory and the length of a round.
@@ -47,8 +53,11 @@ pub struct NodeLimits {
     pub delegate_connections: usize,
     /// Connections of everybody else.
     pub stranger_connections: usize,
-    /// Streams that one connection may have running; further ones wait unread.
-    pub streams_per_connection: usize,
+    /// Streams that a delegate's connection may have running; further ones wait unread.
+    pub streams_per_delegate: usize,
+    /// Streams that any other connection may have running. Times the connections and a header's length,
+    /// this bounds what strangers can make a node hold before it has understood a word: 256 MiB by default.
+    pub streams_per_stranger: usize,
     /// Block bytes in memory on behalf of one peer, both directions, over all of its connections.
     pub peer_bytes: usize,
     /// Block bytes in memory for all delegates.
@@ -63,7 +72,8 @@ impl Default for NodeLimits {
         Self {
             delegate_connections: 512,
             stranger_connections: 512,
-            streams_per_connection: 256,
+            streams_per_delegate: 256,
+            streams_per_stranger: 8,
             peer_bytes: 48 * MIB,
             delegate_bytes: 96 * MIB,
             stranger_bytes: 16 * MIB,

@@ -1,7 +1,8 @@
 //! Receipts: one signature for all puts of a commit group under an agreement.
 //!
-//! One task owns the queue. Puts that one sync made durable wake at about the same time and meet here; whatever
-//! waits when the task looks is signed together. A straggler of the same group gets a receipt of its own, which is as good.
+//! One task owns the queue. Puts that one sync made durable wake at about the same time and meet here;
+//! whatever waits when the task looks is signed together. A straggler of the same group gets a receipt of its
+//! own, which is as good.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,10 +12,12 @@ use holdfast_protocol::message::{Refusal, RefusalReason};
 use holdfast_protocol::record::Grant;
 use holdfast_protocol::{NamespaceId, NodeId};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::metric;
-use crate::node::limits::{CONTROL_BURST, CONTROL_PER_SECOND, GRANTS_TRACKED_MAX, NodeLimits, PEERS_MAX};
+use crate::node::limits::{
+    CONTROL_BURST, CONTROL_PER_SECOND, GRANTS_TRACKED_MAX, HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
+};
 
 /// How long a request may wait for memory before it is told to come back.
 const MEMORY_DEADLINE: Duration = Duration::from_secs(10);
@@ -35,6 +37,7 @@ pub(crate) struct Budgets {
     delegate_places: Arc<Semaphore>,
     stranger_bytes: Arc<Semaphore>,
     delegate_bytes: Arc<Semaphore>,
+    delegate_headers: Semaphore,
     peer_bytes: usize,
     peers: Mutex<HashMap<NodeId, Weak<PeerBudget>>>,
 }
@@ -73,6 +76,7 @@ impl Budgets {
             delegate_places: Arc::new(Semaphore::new(limits.delegate_connections)),
             stranger_bytes: pool(limits.stranger_bytes),
             delegate_bytes: pool(limits.delegate_bytes),
+            delegate_headers: Semaphore::new(HEADERS_AT_ONCE_MAX),
             peer_bytes: limits.peer_bytes.max(BLOCK_LEN_MAX as usize),
             peers: Mutex::new(HashMap::new()),
         }
@@ -88,6 +92,15 @@ impl Budgets {
     pub(crate) fn promote(&self) -> Option<Place> {
         let permit = self.delegate_places.clone().try_acquire_owned().ok()?;
         Some(Place { standing: Standing::Delegate, _permit: permit })
+    }
+
+    /// Waits for a place to read a request's header. Strangers need none: their connections may run so few streams that
+    /// those bound it already.
+    pub(crate) async fn header(&self, standing: Standing) -> Option<SemaphorePermit<'_>> {
+        match standing {
+            Standing::Stranger => None,
+            Standing::Delegate => self.delegate_headers.acquire().await.ok(),
+        }
     }
 
     /// The budget that all connections of `peer` share.

@@ -25,6 +25,8 @@ pub(crate) struct Link {
     session: watch::Sender<Option<Arc<Session>>>,
     budget: Arc<PeerBudget>,
     place: Mutex<Place>,
+    /// Places for running streams: few for a stranger, more once it is promoted.
+    running: Arc<Semaphore>,
     /// Cancelled when the node stops: running streams end, no new ones begin.
     pub(crate) stop: CancellationToken,
 }
@@ -62,6 +64,9 @@ impl Link {
             && let Some(better) = node.budgets.promote()
         {
             *place = better;
+            let limits = &node.config.limits;
+            self.running
+                .add_permits(limits.streams_per_delegate.saturating_sub(limits.streams_per_stranger.max(1)));
         }
     }
 
@@ -70,10 +75,14 @@ impl Link {
         self.budget.control(now_ms)
     }
 
+    /// On whose account the connection runs now.
+    pub(crate) fn standing(&self) -> Standing {
+        self.place.lock().standing
+    }
+
     /// Waits until `bytes` of block may be in memory for this peer.
     pub(crate) async fn reserve(&self, node: &Node, bytes: u32) -> Result<Reservation, Refusal> {
-        let standing = self.place.lock().standing;
-        node.budgets.reserve(&self.budget, standing, bytes).await
+        node.budgets.reserve(&self.budget, self.standing(), bytes).await
     }
 }
 
@@ -91,6 +100,7 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Arc<dyn Connection>, stop
         session: watch::Sender::new(None),
         budget: node.budgets.of_peer(peer, now_ms),
         place: Mutex::new(place),
+        running: Arc::new(Semaphore::new(node.config.limits.streams_per_stranger.max(1))),
         stop: stop.clone(),
     });
     tracing::debug!(%peer, remote = ?connection.remote_addr(), "connected");
@@ -128,7 +138,6 @@ impl Ended {
 }
 
 async fn accept_streams(node: &Arc<Node>, link: &Arc<Link>, streams: &TaskTracker) -> Ended {
-    let running = Arc::new(Semaphore::new(node.config.limits.streams_per_connection.max(1)));
     let mut greeted = link.session.subscribe();
     let handshake = async {
         let hello = greeted.wait_for(Option::is_some);
@@ -139,7 +148,7 @@ async fn accept_streams(node: &Arc<Node>, link: &Arc<Link>, streams: &TaskTracke
     loop {
         let next = async {
             // A place first: streams beyond the bound stay unread in the transport, which bounds them too.
-            let permit = running.clone().acquire_owned().await.ok()?;
+            let permit = link.running.clone().acquire_owned().await.ok()?;
             let stream = link.connection.accept().await.ok()?;
             Some((permit, stream))
         };

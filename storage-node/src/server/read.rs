@@ -3,6 +3,7 @@
 //! Nothing is hashed here: the reader verifies. Bytes go from the disk's buffer to the transport without a copy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -22,6 +23,7 @@ use super::stream::Answer;
 use crate::metric;
 use crate::node::Node;
 use crate::node::config::Misbehaviour;
+use crate::node::limits::READ_DEADLINE_MS;
 use crate::store::{Located, Store};
 
 /// Where a block's bytes come from.
@@ -59,7 +61,10 @@ pub(crate) async fn read_block(
         Some(Misbehaviour::OtherBlock) => lie::another_block(&request.digest, located.len),
         _ => Source::Store(&node.store, &located),
     };
-    let (paths, body) = plan.fetch(&source).await?;
+    let fetched = tokio::time::timeout(Duration::from_millis(READ_DEADLINE_MS), plan.fetch(&source)).await;
+    let (paths, body) = fetched
+        .map_err(|_| Refusal::new(RefusalReason::Busy, "the disk did not answer in time"))
+        .and_then(|fetched| fetched)?;
     let part = if matches!(request.part, ReadPart::Whole) { "whole" } else { "leaves" };
     metrics::counter!(metric::SERVED_BYTES, "part" => part).increment(u64::from(plan.body_len));
     let reply = Reply::ReadBlock(ReadBlockReply { body_len: plan.body_len, paths });

@@ -43,7 +43,10 @@ pub(crate) struct Body<'a> {
 /// Serves one stream from its first byte to its last.
 pub(crate) async fn serve(node: &Arc<Node>, link: &Arc<Link>, mut stream: BiStream) {
     let mut buffered = ByteQueue::new();
-    let header = rpc::read_request(stream.recv.as_mut(), &mut buffered);
+    let header = async {
+        let _place = node.budgets.header(link.standing()).await;
+        rpc::read_request(stream.recv.as_mut(), &mut buffered).await
+    };
     let request = match tokio::time::timeout(Duration::from_millis(HEADER_DEADLINE_MS), header).await {
         Ok(Ok(Some(request))) => request,
         // Opened and said nothing: nothing to answer.

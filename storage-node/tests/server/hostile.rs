@@ -185,3 +185,25 @@ async fn a_wrong_digest_is_refused_for_every_length_class() {
     // Refused puts gave their room back.
     world.put(&peer, agreement, &bytes(MIB, 2), tag(1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn half_headers_of_a_stranger_hold_few_streams_and_nobody_else() {
+    let world = World::new().await;
+    let (peer, agreement) = world.gateway().await;
+    let stranger = world.stranger(50).await;
+    let mut halves = Vec::new();
+    for _ in 0..20 {
+        let mut stream = stranger.connection().open().await.unwrap();
+        stream.send.write(Bytes::from(vec![255, 255, 0, 0, 1, 2, 3])).await.unwrap();
+        halves.push(stream);
+    }
+    // Its own next request waits behind them; everybody else's does not.
+    let mut next = Box::pin(stranger.status());
+    assert!(futures::poll!(&mut next).is_pending());
+    world.keep(&peer, agreement, &bytes(10, 1), 1).await;
+    world.stranger(51).await.status().await.unwrap();
+    assert!(futures::poll!(&mut next).is_pending());
+    // They are cut at the deadline, and then it is served.
+    tokio::time::pause();
+    next.await.unwrap();
+}
