@@ -81,7 +81,7 @@ impl PartCipher {
         self.run(first + 1, rest)
     }
 
-    fn run(&self, block: u64, bytes: &mut [u8]) -> Result<(), CryptError> {
+    pub(super) fn run(&self, block: u64, bytes: &mut [u8]) -> Result<(), CryptError> {
         if bytes.is_empty() {
             return Ok(());
         }

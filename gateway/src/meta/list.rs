@@ -80,14 +80,12 @@ impl Meta {
     }
 
     /// ListMultipartUploads. The markers are those of the page before.
-    #[allow(clippy::too_many_arguments, reason = "they are S3's, and each is named there")]
     pub async fn list_uploads(
         &self,
         bucket: &Bucket,
         prefix: &str,
         delimiter: &str,
-        key_marker: &str,
-        id_marker: Option<VersionId>,
+        (key_marker, id_marker): (&str, Option<VersionId>),
         max: usize,
     ) -> Result<UploadPage, MetaError> {
         let start = match id_marker {

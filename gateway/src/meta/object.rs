@@ -27,9 +27,9 @@ impl Meta {
         if found != stored.size {
             return Err(PutError::Size { found, expected: stored.size });
         }
-        // A list, because the compiler cannot see that a closure's iterator is Send across the await.
-        let stripes: Vec<&Stripe> = stored.stripes.iter().map(AsRef::as_ref).collect();
-        self.intern_nodes(stripes.into_iter()).await?;
+        for stripe in &stored.stripes {
+            self.intern_nodes(stripe).await?;
+        }
         let mut brought = Brought::new();
         for stripe in &stored.stripes {
             let row = from_record(stripe, |node| self.nodes.number(node));
