@@ -17,24 +17,24 @@ use crate::sizes::ByteSize;
   holdfast put ./dataset s3bucket/train --data ./data
   holdfast get s3bucket/train ./copy --data ./data
   holdfast node run --dir /mnt/disk1 --capacity 500GB --join http://gateway:8080 --token-file token")]
-pub struct Cli {
+pub(crate) struct Cli {
     /// A TOML file with options; see `holdfast config show`
     #[arg(long, global = true, env = "HOLDFAST_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Machine-readable output: one JSON value a line
     #[arg(long, global = true, env = "HOLDFAST_JSON")]
-    pub json: bool,
+    pub(crate) json: bool,
     /// What to log, as in RUST_LOG: `warn`, `info`, `holdfast_gateway=debug`
     #[arg(long, global = true, env = "HOLDFAST_LOG", default_value = "warn", value_name = "FILTER")]
-    pub log: String,
+    pub(crate) log: String,
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run a whole network on this machine: nodes and a gateway
     Up(UpArgs),
     /// Rent out disk
@@ -74,39 +74,39 @@ pub enum Command {
   holdfast up --data ./data --nodes 6 --policy local
   AWS_SHARED_CREDENTIALS_FILE=./data/credentials aws --profile holdfast \\
       --endpoint-url http://127.0.0.1:9000 s3 mb s3://datasets")]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Where everything is kept
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// How many storage nodes
     #[arg(long, env = "HOLDFAST_NODES", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub nodes: u16,
+    pub(crate) nodes: u16,
     /// Code and failure domain: local (4+2), small (10+4), standard (16+12)
     #[arg(long, env = "HOLDFAST_POLICY", default_value = "local")]
-    pub policy: PolicyName,
+    pub(crate) policy: PolicyName,
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
-    pub s3_listen: SocketAddr,
+    pub(crate) s3_listen: SocketAddr,
     /// Where the pages, the admin API, /metrics and /healthz are
     #[arg(long, env = "HOLDFAST_WEB_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
-    pub web_listen: SocketAddr,
+    pub(crate) web_listen: SocketAddr,
     /// QUIC port of the first node; the others follow. 0 lets the system choose
     #[arg(long, env = "HOLDFAST_QUIC_PORT", default_value_t = 7400, value_name = "PORT")]
-    pub quic_port: u16,
+    pub(crate) quic_port: u16,
     /// What each node offers [default: nine tenths of the free disk, shared out]
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
-    pub capacity: Option<ByteSize>,
+    pub(crate) capacity: Option<ByteSize>,
     /// Run the nodes as processes of their own, over QUIC
     #[arg(long, env = "HOLDFAST_SEPARATE_NODES")]
-    pub separate_nodes: bool,
+    pub(crate) separate_nodes: bool,
     /// Stop when standard input ends (for programs that start us)
     #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
-    pub stop_on_stdin_eof: bool,
+    pub(crate) stop_on_stdin_eof: bool,
 }
 
 /// What a disk owner does.
 #[derive(Debug, Subcommand)]
-pub enum NodeCommand {
+pub(crate) enum NodeCommand {
     /// Create a node's key and store
     Init(NodeInitArgs),
     /// Serve
@@ -118,16 +118,16 @@ pub enum NodeCommand {
 /// Options of `node init`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  holdfast node init --dir /mnt/disk1/holdfast --capacity 500GB")]
-pub struct NodeInitArgs {
+pub(crate) struct NodeInitArgs {
     /// The node's directory, on the disk that is rented out
     #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// What is offered: 500GB, 2TB, 1.5TiB
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
-    pub capacity: ByteSize,
+    pub(crate) capacity: ByteSize,
     /// Public key of the operator [default: the node's own]
     #[arg(long, env = "HOLDFAST_OPERATOR", value_name = "KEY")]
-    pub operator: Option<String>,
+    pub(crate) operator: Option<String>,
 }
 
 /// Options of `node run`.
@@ -135,51 +135,51 @@ pub struct NodeInitArgs {
 #[command(after_help = "Example:
   holdfast node run --dir /mnt/disk1/holdfast --capacity 500GB --listen 0.0.0.0:7400 \\
       --join http://gateway.example:8080 --token-file ./admin-token")]
-pub struct NodeRunArgs {
+pub(crate) struct NodeRunArgs {
     /// The node's directory
     #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// What is offered; creates the node if its directory is empty
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
-    pub capacity: Option<ByteSize>,
+    pub(crate) capacity: Option<ByteSize>,
     /// Where peers connect by QUIC
     #[arg(long, env = "HOLDFAST_NODE_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDR")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Addresses told to others [default: the listening address]
     #[arg(long, env = "HOLDFAST_NODE_ADVERTISE", value_name = "ADDR", value_delimiter = ',')]
-    pub advertise: Vec<SocketAddr>,
+    pub(crate) advertise: Vec<SocketAddr>,
     /// Namespaces that may store here [default: any]
     #[arg(long, env = "HOLDFAST_NODE_ADMIT", value_name = "KEY", value_delimiter = ',')]
-    pub admit: Vec<String>,
+    pub(crate) admit: Vec<String>,
     /// The web address of a gateway to introduce ourselves to
     #[arg(long, env = "HOLDFAST_JOIN", value_name = "URL")]
-    pub join: Option<String>,
+    pub(crate) join: Option<String>,
     /// File with that gateway's admin token
     #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE", requires = "join")]
-    pub token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<PathBuf>,
     /// How long released blocks can be restored, in seconds
     #[arg(long, env = "HOLDFAST_TRASH_PERIOD_S", default_value_t = 7 * 24 * 3600, value_name = "SECONDS")]
-    pub trash_period_s: u64,
+    pub(crate) trash_period_s: u64,
     /// Stop when standard input ends (for programs that start us)
     #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
-    pub stop_on_stdin_eof: bool,
+    pub(crate) stop_on_stdin_eof: bool,
     /// Be dishonest towards readers, to test them: flip-bit, truncate, stall, other-block, garbage
     #[arg(long, env = "HOLDFAST_TEST_MISBEHAVE", hide = true)]
-    pub misbehave: Option<String>,
+    pub(crate) misbehave: Option<String>,
 }
 
 /// Options of `node status`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  holdfast node status --dir /mnt/disk1/holdfast --json")]
-pub struct NodeStatusArgs {
+pub(crate) struct NodeStatusArgs {
     /// The node's directory
     #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// What a gateway's operator does.
 #[derive(Debug, Subcommand)]
-pub enum GatewayCommand {
+pub(crate) enum GatewayCommand {
     /// Serve S3
     Run(GatewayRunArgs),
 }
@@ -189,30 +189,30 @@ pub enum GatewayCommand {
 #[command(after_help = "Example:
   holdfast gateway run --data ./gateway --s3-listen 0.0.0.0:9000
   (nodes then join with `holdfast node run --join http://HOST:8080 --token-file ./gateway/admin-token`)")]
-pub struct GatewayRunArgs {
+pub(crate) struct GatewayRunArgs {
     /// Where keys and metadata are kept
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Code and failure domain: local (4+2), small (10+4), standard (16+12)
     #[arg(long, env = "HOLDFAST_POLICY", default_value = "local")]
-    pub policy: PolicyName,
+    pub(crate) policy: PolicyName,
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
-    pub s3_listen: SocketAddr,
+    pub(crate) s3_listen: SocketAddr,
     /// Where the pages, the admin API, /metrics and /healthz are
     #[arg(long, env = "HOLDFAST_WEB_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
-    pub web_listen: SocketAddr,
+    pub(crate) web_listen: SocketAddr,
     /// Where nodes may dial us by QUIC
     #[arg(long, env = "HOLDFAST_QUIC_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
-    pub quic_listen: SocketAddr,
+    pub(crate) quic_listen: SocketAddr,
     /// Stop when standard input ends (for programs that start us)
     #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
-    pub stop_on_stdin_eof: bool,
+    pub(crate) stop_on_stdin_eof: bool,
 }
 
 /// What an auditor does.
 #[derive(Debug, Subcommand)]
-pub enum AuditorCommand {
+pub(crate) enum AuditorCommand {
     /// Challenge every node for random chunks and check the proofs
     Challenge(ChallengeArgs),
 }
@@ -220,18 +220,18 @@ pub enum AuditorCommand {
 /// Options of `auditor challenge`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  holdfast auditor challenge --chunks 20 --data ./data")]
-pub struct ChallengeArgs {
+pub(crate) struct ChallengeArgs {
     /// Chunks of 1 KiB per node
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub chunks: u32,
+    pub(crate) chunks: u32,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// What repair does.
 #[derive(Debug, Subcommand)]
-pub enum RepairCommand {
+pub(crate) enum RepairCommand {
     /// Rebuild now what unreachable nodes held
     Run(RepairArgs),
     /// Show the last or the running repair
@@ -240,22 +240,22 @@ pub enum RepairCommand {
 
 /// Options of `repair`.
 #[derive(Debug, Clone, Args)]
-pub struct RepairArgs {
+pub(crate) struct RepairArgs {
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Which network a client command talks to.
 #[derive(Debug, Clone, Args)]
-pub struct NetworkArgs {
+pub(crate) struct NetworkArgs {
     /// The directory of a network on this machine
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// S3 address of a gateway elsewhere; keys then come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
     /// or from the profile `holdfast` of the AWS credentials file
     #[arg(long, env = "HOLDFAST_GATEWAY", value_name = "URL")]
-    pub gateway: Option<String>,
+    pub(crate) gateway: Option<String>,
 }
 
 /// Options of `put`.
@@ -263,20 +263,20 @@ pub struct NetworkArgs {
 #[command(after_help = "Examples:
   holdfast put ./dataset train-data/v1
   holdfast put model.safetensors checkpoints/step-1000.safetensors")]
-pub struct PutArgs {
+pub(crate) struct PutArgs {
     /// A file or a directory
-    pub source: PathBuf,
+    pub(crate) source: PathBuf,
     /// BUCKET/KEY, BUCKET/PREFIX or BUCKET; the bucket is created if it does not exist
-    pub target: String,
+    pub(crate) target: String,
     /// Files in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
+    pub(crate) jobs: u16,
     /// Create the bucket public: blocks are not encrypted and anybody may read
     #[arg(long)]
-    pub public: bool,
+    pub(crate) public: bool,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Options of `get`.
@@ -284,53 +284,53 @@ pub struct PutArgs {
 #[command(after_help = "Examples:
   holdfast get train-data/v1/ ./copy
   holdfast get checkpoints/step-1000.safetensors model.safetensors")]
-pub struct GetArgs {
+pub(crate) struct GetArgs {
     /// BUCKET/KEY, or BUCKET/PREFIX/ for all below
-    pub source: String,
+    pub(crate) source: String,
     /// Where to write
-    pub target: PathBuf,
+    pub(crate) target: PathBuf,
     /// Files in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
+    pub(crate) jobs: u16,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Options of `cat`.
 #[derive(Debug, Clone, Args)]
-pub struct CatArgs {
+pub(crate) struct CatArgs {
     /// BUCKET/KEY
-    pub source: String,
+    pub(crate) source: String,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Options of `ls`.
 #[derive(Debug, Clone, Args)]
-pub struct LsArgs {
+pub(crate) struct LsArgs {
     /// BUCKET or BUCKET/PREFIX; without it, the buckets
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// Everything below, not only the next level
     #[arg(long, short)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Options of `rm`.
 #[derive(Debug, Clone, Args)]
-pub struct RmArgs {
+pub(crate) struct RmArgs {
     /// BUCKET/KEY; with --recursive, BUCKET/PREFIX
-    pub target: String,
+    pub(crate) target: String,
     /// Everything below the prefix
     #[arg(long, short)]
-    pub recursive: bool,
+    pub(crate) recursive: bool,
     /// The network
     #[command(flatten)]
-    pub network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
 }
 
 /// Options of `inspect`.
@@ -339,28 +339,28 @@ pub struct RmArgs {
   holdfast inspect bafkr4i…
   holdfast inspect z6Mk…
   holdfast inspect record.cbor")]
-pub struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// A CID, a key, or a file with a record
-    pub what: String,
+    pub(crate) what: String,
 }
 
 /// What `config` does.
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Show the options in force and where each came from
     Show,
 }
 
 /// Options of `demo`.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Where the throw-away network lives; must not exist. Removed at the end unless --keep
     #[arg(long, env = "HOLDFAST_DEMO_DIR", default_value = "demo-data", value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Megabytes of generated dataset
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(10..=100_000))]
-    pub megabytes: u64,
+    pub(crate) megabytes: u64,
     /// Leave the directory behind
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
 }

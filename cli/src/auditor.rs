@@ -41,7 +41,11 @@ pub(crate) async fn challenge(args: ChallengeArgs, output: Output) -> Result<Exi
 /// Challenges every node of a network for `chunks` chunks.
 pub(crate) async fn challenge_all(access: &Access, chunks: u32) -> Result<ChallengeReport> {
     let key = Arc::new(SigningKey::generate()?);
-    let ask = ChallengeAsk { holder: NodeId(key.public()).to_string(), blocks_per_node: BLOCKS_PER_NODE };
+    let ask = ChallengeAsk {
+        holder: NodeId(key.public()).to_string(),
+        blocks_per_node: BLOCKS_PER_NODE,
+        with_parity: true,
+    };
     let found: ChallengeTargets = Admin::of(access)?.post("api/v1/challenge", &ask).await?;
     let transport = QuicTransport::bind(QuicConfig::new(SocketAddr::from(([0, 0, 0, 0], 0)), key))
         .context("cannot open a QUIC socket")?;
@@ -60,6 +64,7 @@ pub(crate) async fn challenge_all(access: &Access, chunks: u32) -> Result<Challe
             domain: FailureDomain::new(OperatorId(id.key()), &node.addresses, 0),
             capacity_bytes: 0,
             free_bytes: 0,
+            accepts_writes: false,
         })?;
     }
     let targets: Vec<Target> = found.targets.iter().map(target).collect::<Result<_>>()?;

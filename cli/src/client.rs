@@ -38,7 +38,13 @@ impl Http {
         Self(Client::builder(TokioExecutor::new()).build(connector))
     }
 
-    async fn send(&self, method: Method, url: &Url, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>> {
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder().method(method).uri(url.as_str());
         if let Some(all) = request.headers_mut() {
             all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -46,7 +52,10 @@ impl Http {
         let request = request.body(Full::new(body)).context("cannot form the request")?;
         let host = url.host_str().unwrap_or("?").to_owned();
         self.0.request(request).await.with_context(|| {
-            format!("{host}:{} does not answer; is the gateway running?", url.port_or_known_default().unwrap_or(0))
+            format!(
+                "{host}:{} does not answer; is the gateway running?",
+                url.port_or_known_default().unwrap_or(0)
+            )
         })
     }
 }
@@ -109,7 +118,8 @@ impl Admin {
                 .unwrap_or_else(|| String::from_utf8_lossy(&body).chars().take(300).collect());
             bail!("the gateway answered {status} to {path}: {said}");
         }
-        serde_json::from_slice(&body).with_context(|| format!("the gateway's answer to {path} cannot be read"))
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the gateway's answer to {path} cannot be read"))
     }
 }
 
@@ -150,7 +160,13 @@ impl S3 {
     }
 
     /// Sends a presigned request, again while the gateway says SlowDown, and turns S3's errors into ours.
-    async fn send(&self, method: Method, url: &Url, headers: &HeaderMap, body: Bytes) -> Result<Response<Incoming>> {
+    async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let mut wait = Duration::from_millis(200);
         for attempt in 1.. {
             let response = self.http.send(method.clone(), url, headers, body.clone()).await?;
@@ -166,7 +182,11 @@ impl S3 {
                 continue;
             }
             let (code, message) = (element(&answer, "Code"), element(&answer, "Message"));
-            bail!("the gateway answered {status} {}: {}", code.unwrap_or_default(), message.unwrap_or(url.path()));
+            bail!(
+                "the gateway answered {status} {}: {}",
+                code.unwrap_or_default(),
+                message.unwrap_or(url.path())
+            );
         }
         unreachable!("the loop above ends by returning")
     }
@@ -204,23 +224,36 @@ impl S3 {
     pub(crate) async fn create_upload(&self, bucket: &str, key: &str) -> Result<String> {
         let bucket = self.bucket(bucket)?;
         let url = bucket.create_multipart_upload(Some(&self.access.credentials), key).sign(PRESIGNED_FOR);
-        let (_, _, body) = read_all(self.send(Method::POST, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        let (_, _, body) =
+            read_all(self.send(Method::POST, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
         let parsed = CreateMultipartUpload::parse_response(&String::from_utf8_lossy(&body))
             .context("the answer to CreateMultipartUpload cannot be read")?;
         Ok(parsed.upload_id().to_owned())
     }
 
     /// Uploads a part; returns its ETag.
-    pub(crate) async fn put_part(&self, at: (&str, &str), upload: &str, number: u16, body: Bytes) -> Result<String> {
+    pub(crate) async fn put_part(
+        &self,
+        at: (&str, &str),
+        upload: &str,
+        number: u16,
+        body: Bytes,
+    ) -> Result<String> {
         let bucket = self.bucket(at.0)?;
-        let url = bucket.upload_part(Some(&self.access.credentials), at.1, number, upload).sign(PRESIGNED_FOR);
+        let url =
+            bucket.upload_part(Some(&self.access.credentials), at.1, number, upload).sign(PRESIGNED_FOR);
         let response = self.send(Method::PUT, &url, &HeaderMap::new(), body).await?;
         let etag = response.headers().get(http::header::ETAG).context("the gateway gave a part no ETag")?;
         Ok(etag.to_str().context("the part's ETag is no text")?.to_owned())
     }
 
     /// Completes a multipart upload; returns the root CID.
-    pub(crate) async fn complete(&self, at: (&str, &str), upload: &str, etags: &[String]) -> Result<Option<String>> {
+    pub(crate) async fn complete(
+        &self,
+        at: (&str, &str),
+        upload: &str,
+        etags: &[String],
+    ) -> Result<Option<String>> {
         let bucket = self.bucket(at.0)?;
         let action = CompleteMultipartUpload::new(
             &bucket,
@@ -276,7 +309,8 @@ impl S3 {
             action.with_continuation_token(after);
         }
         let url = action.sign(PRESIGNED_FOR);
-        let (_, _, body) = read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        let (_, _, body) =
+            read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
         let parsed = ListObjectsV2::parse_response(&String::from_utf8_lossy(&body))
             .context("the listing cannot be read")?;
         let prefixes = parsed.common_prefixes.into_iter().map(|item| Listed {
@@ -324,9 +358,14 @@ impl S3 {
             none.clone(),
             none,
         );
-        let (_, _, body) = read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        let (_, _, body) =
+            read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
         let body = String::from_utf8_lossy(&body).into_owned();
-        Ok(body.split("<Bucket>").skip(1).filter_map(|bucket| element(bucket, "Name").map(str::to_owned)).collect())
+        Ok(body
+            .split("<Bucket>")
+            .skip(1)
+            .filter_map(|bucket| element(bucket, "Name").map(str::to_owned))
+            .collect())
     }
 }
 

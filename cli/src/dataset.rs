@@ -2,7 +2,7 @@
 //! one large safetensors checkpoint. The same seed gives the same bytes on every machine.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -26,7 +26,9 @@ struct Random(blake3::OutputReader);
 
 impl Random {
     fn of(seed: &str) -> Self {
-        Self(blake3::Hasher::new_derive_key("holdfast demo dataset v1").update(seed.as_bytes()).finalize_xof())
+        Self(
+            blake3::Hasher::new_derive_key("holdfast demo dataset v1").update(seed.as_bytes()).finalize_xof(),
+        )
     }
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {
@@ -55,7 +57,8 @@ impl HashingFile {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
         }
-        let file = std::fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let file =
+            std::fs::File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { file: std::io::BufWriter::new(file), hasher: blake3::Hasher::new(), len: 0 })
     }
 
@@ -169,11 +172,6 @@ fn safetensors(sink: &mut HashingFile, random: &mut Random, len: u64, bar: &Prog
     Ok(())
 }
 
-/// Where a generated file lies on disk.
-pub(crate) fn path_of(root: &Path, file: &Generated) -> PathBuf {
-    root.join(&file.name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,7 +195,7 @@ mod tests {
     fn generated_hashes_are_those_of_the_files() -> Result<()> {
         let dir = tempfile::tempdir()?;
         for file in generate(dir.path(), 20, "seed", &ProgressBar::hidden())? {
-            let bytes = std::fs::read(path_of(dir.path(), &file))?;
+            let bytes = std::fs::read(dir.path().join(&file.name))?;
             assert_eq!(blake3::hash(&bytes), file.hash, "{}", file.name);
         }
         Ok(())

@@ -57,7 +57,8 @@ impl Actor {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start a process of the demonstration")?;
-        let lines = BufReader::new(child.stdout.take().context("the process has no standard output")?).lines();
+        let lines =
+            BufReader::new(child.stdout.take().context("the process has no standard output")?).lines();
         Ok(Self { child, lines })
     }
 
@@ -98,7 +99,8 @@ impl Summary {
         for (what, result) in &self.rows {
             output.say(format!("  {what:34} {result}"));
         }
-        let rows: Vec<_> = self.rows.iter().map(|(what, result)| json!({ "step": what, "result": result })).collect();
+        let rows: Vec<_> =
+            self.rows.iter().map(|(what, result)| json!({ "step": what, "result": result })).collect();
         output.value(&json!({ "event": "summary", "steps": rows }));
     }
 }
@@ -111,7 +113,8 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> Result<ExitCode> {
     std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
     let outcome = play(&args, output).await;
     if !args.keep {
-        std::fs::remove_dir_all(&args.dir).with_context(|| format!("cannot remove {}", args.dir.display()))?;
+        std::fs::remove_dir_all(&args.dir)
+            .with_context(|| format!("cannot remove {}", args.dir.display()))?;
     }
     outcome?;
     Ok(ExitCode::SUCCESS)
@@ -124,11 +127,20 @@ async fn play(args: &DemoArgs, output: Output) -> Result<()> {
 
     output.say("1. A network of six nodes, each a process of its own, and a gateway");
     let mut network = Actor::start(&[
-        "up", "--separate-nodes", "--data", shown, "--s3-listen", "127.0.0.1:0", "--web-listen", "127.0.0.1:0",
-        "--quic-port", "0",
+        "up",
+        "--separate-nodes",
+        "--data",
+        shown,
+        "--s3-listen",
+        "127.0.0.1:0",
+        "--web-listen",
+        "127.0.0.1:0",
+        "--quic-port",
+        "0",
     ])?;
     let ready = network.wait_event("ready").await?;
-    let file: NetworkFile = serde_json::from_value(ready["network"].clone()).context("the network's addresses")?;
+    let file: NetworkFile =
+        serde_json::from_value(ready["network"].clone()).context("the network's addresses")?;
     let access = Access::resolve(&NetworkArgs { data: data.clone(), gateway: None })?;
     let (s3, admin) = (S3::new(access.clone()), Admin::of(&access)?);
     output.say(format!("   S3 {}  web {}", file.s3, file.web));
@@ -177,7 +189,9 @@ async fn upload(s3: &S3, dataset: &Path, total: u64, output: Output, summary: &m
     let done = objects::upload(s3, BUCKET, plan, JOBS, output).await?;
     let seconds = start.elapsed().as_secs_f64();
     for shape in ["images/", "shards/", "checkpoints/"] {
-        if let Some(Transferred { key, bytes, cid: Some(cid) }) = done.iter().find(|file| file.key.starts_with(shape)) {
+        if let Some(Transferred { key, bytes, cid: Some(cid) }) =
+            done.iter().find(|file| file.key.starts_with(shape))
+        {
             output.say(format!("   {cid}  {:>9}  {key}", ByteSize(*bytes).to_string()));
         }
     }
@@ -194,7 +208,8 @@ fn rate(bytes: u64, seconds: f64) -> String {
 async fn kill_two(file: &NetworkFile, admin: &Admin, output: Output, summary: &mut Summary) -> Result<()> {
     output.say("4. Two of six nodes die (SIGKILL)");
     for node in file.nodes.iter().take(2) {
-        let pid = i32::try_from(node.pid).ok().and_then(rustix::process::Pid::from_raw).context("a process id")?;
+        let pid =
+            i32::try_from(node.pid).ok().and_then(rustix::process::Pid::from_raw).context("a process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("cannot kill a node")?;
         output.say(format!("   {}", node.id));
     }
@@ -213,7 +228,13 @@ async fn kill_two(file: &NetworkFile, admin: &Admin, output: Output, summary: &m
     }
 }
 
-async fn read_back(s3: &S3, files: &[Generated], what: &str, output: Output, summary: &mut Summary) -> Result<()> {
+async fn read_back(
+    s3: &S3,
+    files: &[Generated],
+    what: &str,
+    output: Output,
+    summary: &mut Summary,
+) -> Result<()> {
     output.say(format!("{} Every byte, {what}", if summary.rows.len() < 4 { "5." } else { "9." }));
     let total = files.iter().map(|file| file.len).sum();
     let bar = output.bytes_bar(total, "reading");
@@ -247,7 +268,13 @@ async fn read_back(s3: &S3, files: &[Generated], what: &str, output: Output, sum
     Ok(())
 }
 
-async fn challenge(access: &Access, what: &str, alive: usize, output: Output, summary: &mut Summary) -> Result<()> {
+async fn challenge(
+    access: &Access,
+    what: &str,
+    alive: usize,
+    output: Output,
+    summary: &mut Summary,
+) -> Result<()> {
     output.say(format!("   Every node is challenged for {CHUNKS} chunks"));
     let report = auditor::challenge_all(access, CHUNKS).await?;
     auditor::show(&report, output);
@@ -263,9 +290,18 @@ async fn join_fresh(root: &Path, index: usize, file: &NetworkFile, data: &Path) 
     let dir = root.join(format!("fresh-{index}"));
     let token = data.join("admin-token");
     let mut node = Actor::start(&[
-        "node", "run", "--capacity", "4GB", "--listen", "127.0.0.1:0", "--join", &file.web,
-        "--dir", dir.to_str().context("the directory's name is not UTF-8")?,
-        "--token-file", token.to_str().context("the directory's name is not UTF-8")?,
+        "node",
+        "run",
+        "--capacity",
+        "4GB",
+        "--listen",
+        "127.0.0.1:0",
+        "--join",
+        &file.web,
+        "--dir",
+        dir.to_str().context("the directory's name is not UTF-8")?,
+        "--token-file",
+        token.to_str().context("the directory's name is not UTF-8")?,
     ])?;
     node.wait_event("ready").await?;
     node.wait_event("joined").await?;

@@ -103,7 +103,9 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     let stop = stop_token(args.stop_on_stdin_eof)?;
     let keys = keys(&args.data, "gateway")?;
     let quic = QuicTransport::bind(QuicConfig::new(args.quic_listen, Arc::clone(keys.transport())))
-        .with_context(|| format!("cannot listen for QUIC on {}; choose another with --quic-listen", args.quic_listen))?;
+        .with_context(|| {
+            format!("cannot listen for QUIC on {}; choose another with --quic-listen", args.quic_listen)
+        })?;
     let quic: Arc<dyn Transport> = quic;
     let mut config = GatewayConfig::new(args.data.clone(), keys, Arc::clone(&quic));
     config.policy = policy(args.policy)?;

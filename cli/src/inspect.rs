@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use holdfast_protocol::record::{
-    Agreement, Delegation, Disclaimer, Grant, Head, Manifest, ManifestPage, NodeRecord, Receipt, Record, Stripe,
-    Unverified, UnverifiedAgreement,
+    Agreement, Delegation, Disclaimer, Grant, Head, Manifest, ManifestPage, NodeRecord, Receipt, Record,
+    Stripe, Unverified, UnverifiedAgreement,
 };
 use holdfast_protocol::{Digest, PublicKey, cbor};
 use serde_json::{Value, json};
@@ -58,7 +58,9 @@ fn describe_file(path: &str) -> Result<Value> {
 fn signed(bytes: &[u8]) -> Option<Value> {
     if let Ok(agreement) = cbor::decode::<UnverifiedAgreement>(bytes) {
         return Some(match agreement.verify() {
-            Ok(agreement) => json!({ "kind": "agreement", "signatures": "both hold", "id": agreement.id().to_string(), "record": readable(agreement.terms()) }),
+            Ok(agreement) => {
+                json!({ "kind": "agreement", "signatures": "both hold", "id": agreement.id().to_string(), "record": readable(agreement.terms()) })
+            }
             Err(error) => json!({ "kind": "agreement", "signatures": error.to_string() }),
         });
     }

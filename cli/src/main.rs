@@ -64,15 +64,18 @@ fn parse() -> Result<(Cli, Vec<settings::Setting>)> {
 }
 
 fn start_logging(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("`{filter}` is not a log filter; write for example warn or holdfast_gateway=debug"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| {
+        format!("`{filter}` is not a log filter; write for example warn or holdfast_gateway=debug")
+    })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     Ok(())
 }
 
 fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<ExitCode> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let outcome = runtime.block_on(async move {
         match cli.command {
             Command::Up(args) => up::run(args, output).await,

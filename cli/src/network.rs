@@ -82,7 +82,8 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let partial = path.with_extension(format!("partial-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
+        let mut file =
+            std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&partial, path)?;
@@ -114,7 +115,8 @@ impl Access {
         }
         let network = NetworkFile::read(&args.data)?;
         let path = args.data.join(CREDENTIALS_FILE);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let credentials =
             profile(&text).with_context(|| format!("{} has no profile [{PROFILE}]", path.display()))?;
         let token_path = args.data.join(ADMIN_TOKEN_FILE);
@@ -132,16 +134,17 @@ impl Access {
 }
 
 fn credentials_elsewhere() -> Result<Credentials> {
-    if let (Ok(key), Ok(secret)) = (std::env::var("AWS_ACCESS_KEY_ID"), std::env::var("AWS_SECRET_ACCESS_KEY")) {
+    if let (Ok(key), Ok(secret)) =
+        (std::env::var("AWS_ACCESS_KEY_ID"), std::env::var("AWS_SECRET_ACCESS_KEY"))
+    {
         return Ok(Credentials::new(key, secret));
     }
     let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".aws/credentials"),
         PathBuf::from,
     );
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!("no AWS keys in the environment, and {} cannot be read", path.display())
-    })?;
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("no AWS keys in the environment, and {} cannot be read", path.display()))?;
     profile(&text).with_context(|| format!("{} has no profile [{PROFILE}]", path.display()))
 }
 

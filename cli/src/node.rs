@@ -64,12 +64,16 @@ const ANNOUNCE_RETRY_MAX: Duration = Duration::from_secs(60);
 
 impl NodeFile {
     /// Reads `DIR/node.json`, or makes it with `capacity` when the directory is new.
-    pub(crate) fn find_or_make(dir: &Path, capacity: Option<u64>, operator: Option<OperatorId>) -> Result<Self> {
+    pub(crate) fn find_or_make(
+        dir: &Path,
+        capacity: Option<u64>,
+        operator: Option<OperatorId>,
+    ) -> Result<Self> {
         let path = dir.join(NODE_FILE);
         match std::fs::read(&path) {
             Ok(bytes) => {
-                let mut found: Self =
-                    serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
+                let mut found: Self = serde_json::from_slice(&bytes)
+                    .with_context(|| format!("{} is damaged", path.display()))?;
                 if let Some(capacity) = capacity.filter(|capacity| *capacity != found.capacity_bytes) {
                     found.capacity_bytes = capacity;
                     write_private(&path, &serde_json::to_vec_pretty(&found)?)?;
@@ -85,7 +89,11 @@ impl NodeFile {
                     );
                 };
                 if capacity_bytes < CAPACITY_MIN {
-                    bail!("{} is too little to offer; at least {}", ByteSize(capacity_bytes), ByteSize(CAPACITY_MIN));
+                    bail!(
+                        "{} is too little to offer; at least {}",
+                        ByteSize(capacity_bytes),
+                        ByteSize(CAPACITY_MIN)
+                    );
                 }
                 std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let made = Self { capacity_bytes, operator };
@@ -99,16 +107,23 @@ impl NodeFile {
 
 /// `holdfast node init`.
 pub(crate) async fn init(args: &NodeInitArgs, output: Output) -> Result<ExitCode> {
-    let operator = args.operator.as_deref().map(str::parse::<OperatorId>).transpose().context("--operator")?;
+    let operator =
+        args.operator.as_deref().map(str::parse::<OperatorId>).transpose().context("--operator")?;
     if args.dir.join(NODE_FILE).exists() {
-        bail!("{} already holds a node; `holdfast node run --dir {}` starts it", args.dir.display(), args.dir.display());
+        bail!(
+            "{} already holds a node; `holdfast node run --dir {}` starts it",
+            args.dir.display(),
+            args.dir.display()
+        );
     }
     let file = NodeFile::find_or_make(&args.dir, Some(args.capacity.0), operator)?;
     let free = free_bytes(&args.dir)?;
     let node = open(&args.dir, &file, None, Vec::new()).await?;
     let id = node.id();
     node.close().await.context("closing the new store failed")?;
-    output.value(&serde_json::json!({ "id": id.to_string(), "capacity_bytes": file.capacity_bytes, "dir": args.dir }));
+    output.value(
+        &serde_json::json!({ "id": id.to_string(), "capacity_bytes": file.capacity_bytes, "dir": args.dir }),
+    );
     output.say(format!("node {id}\n  offers {} in {}", ByteSize(file.capacity_bytes), args.dir.display()));
     if free < file.capacity_bytes {
         output.say(format!(
@@ -116,7 +131,10 @@ pub(crate) async fn init(args: &NodeInitArgs, output: Output) -> Result<ExitCode
             ByteSize(free)
         ));
     }
-    output.say(format!("  next: holdfast node run --dir {} --join http://GATEWAY:8080 --token-file TOKEN", args.dir.display()));
+    output.say(format!(
+        "  next: holdfast node run --dir {} --join http://GATEWAY:8080 --token-file TOKEN",
+        args.dir.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -203,7 +221,11 @@ async fn announce(
                 pause = ANNOUNCE_EVERY;
             }
             Err(error) => {
-                tracing::warn!(gateway, error = format!("{error:#}"), "cannot join the gateway; trying again");
+                tracing::warn!(
+                    gateway,
+                    error = format!("{error:#}"),
+                    "cannot join the gateway; trying again"
+                );
                 pause = if announced { Duration::from_secs(1) } else { (pause * 2).min(ANNOUNCE_RETRY_MAX) };
             }
         }
@@ -216,7 +238,9 @@ async fn announce(
 
 async fn announce_once(node: &Node, gateway: &str, token_file: Option<&Path>) -> Result<()> {
     let token = match token_file {
-        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
         None => String::new(),
     };
     let base = url::Url::parse(gateway).with_context(|| format!("`{gateway}` is not a URL"))?;
@@ -280,7 +304,10 @@ pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
         match rustix::fs::statvfs(at) {
             Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
             Err(rustix::io::Errno::NOENT) => at = at.parent().unwrap_or_else(|| Path::new(".")),
-            Err(error) => return Err(error).with_context(|| format!("cannot ask for the free space of {}", at.display())),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot ask for the free space of {}", at.display()));
+            }
         }
         if at.as_os_str().is_empty() {
             at = Path::new(".");

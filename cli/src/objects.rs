@@ -70,7 +70,8 @@ fn cid_text(file: &Transferred) -> &str {
 pub(crate) fn plan_upload(source: &Path, key: &str) -> Result<Vec<(PathBuf, String, u64)>> {
     let metadata = std::fs::metadata(source).with_context(|| format!("cannot read {}", source.display()))?;
     if metadata.is_file() {
-        let name = source.file_name().and_then(|name| name.to_str()).context("the file's name is not UTF-8")?;
+        let name =
+            source.file_name().and_then(|name| name.to_str()).context("the file's name is not UTF-8")?;
         let key = if key.is_empty() || key.ends_with('/') { format!("{key}{name}") } else { key.to_owned() };
         return Ok(vec![(source.to_path_buf(), key, metadata.len())]);
     }
@@ -78,9 +79,12 @@ pub(crate) fn plan_upload(source: &Path, key: &str) -> Result<Vec<(PathBuf, Stri
     let mut files = Vec::new();
     let mut folders = vec![source.to_path_buf()];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        for entry in
+            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
+        {
             let path = entry?.path();
-            let metadata = std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let metadata =
+                std::fs::metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
             if metadata.is_dir() {
                 folders.push(path);
             } else if metadata.is_file() {
@@ -120,7 +124,13 @@ pub(crate) async fn upload(
     done
 }
 
-async fn upload_file(s3: &S3, bucket: &str, key: &str, path: &Path, bar: &ProgressBar) -> Result<Transferred> {
+async fn upload_file(
+    s3: &S3,
+    bucket: &str,
+    key: &str,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<Transferred> {
     let mut file = tokio::fs::File::open(path).await?;
     let len = file.metadata().await?.len();
     let part_len = part_len_for(len);
@@ -210,17 +220,26 @@ fn safe_path(target: &Path, relative: &str) -> Result<PathBuf> {
     Ok(target.join(relative_path))
 }
 
-async fn download_file(s3: &S3, bucket: &str, key: &str, path: &Path, bar: &ProgressBar) -> Result<Transferred> {
+async fn download_file(
+    s3: &S3,
+    bucket: &str,
+    key: &str,
+    path: &Path,
+    bar: &ProgressBar,
+) -> Result<Transferred> {
     if let Some(parent) = path.parent() {
-        tokio::fs::create_dir_all(parent).await.with_context(|| format!("cannot create {}", parent.display()))?;
+        tokio::fs::create_dir_all(parent)
+            .await
+            .with_context(|| format!("cannot create {}", parent.display()))?;
     }
     // Whole under its own name or not at all: a reader never meets half a file.
     let partial = path.with_file_name(format!(
         ".{}.partial",
         path.file_name().and_then(|name| name.to_str()).context("the target's name is not UTF-8")?
     ));
-    let mut file =
-        tokio::fs::File::create(&partial).await.with_context(|| format!("cannot create {}", partial.display()))?;
+    let mut file = tokio::fs::File::create(&partial)
+        .await
+        .with_context(|| format!("cannot create {}", partial.display()))?;
     let response = s3.open(bucket, key, 0).await?;
     let expected: Option<u64> = header(&response, "content-length").and_then(|text| text.parse().ok());
     let cid = header(&response, "x-holdfast-cid").map(str::to_owned);
@@ -250,7 +269,12 @@ fn header<'a>(response: &'a http::Response<hyper::body::Incoming>, name: &str) -
 }
 
 /// Streams an object to `sink`, chunk by chunk; returns its length.
-pub(crate) async fn stream(s3: &S3, bucket: &str, key: &str, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+pub(crate) async fn stream(
+    s3: &S3,
+    bucket: &str,
+    key: &str,
+    mut sink: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
     let mut body = s3.open(bucket, key, 0).await?.into_body();
     let mut bytes = 0u64;
     while let Some(frame) = body.frame().await {
@@ -266,8 +290,10 @@ pub(crate) async fn stream(s3: &S3, bucket: &str, key: &str, mut sink: impl FnMu
 pub(crate) async fn cat(args: CatArgs) -> Result<ExitCode> {
     let s3 = S3::new(Access::resolve(&args.network)?);
     let (bucket, key) = split(&args.source)?;
-    stream(&s3, bucket, key, |data| std::io::stdout().write_all(data).context("cannot write to standard output"))
-        .await?;
+    stream(&s3, bucket, key, |data| {
+        std::io::stdout().write_all(data).context("cannot write to standard output")
+    })
+    .await?;
     std::io::stdout().flush().context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -19,10 +19,6 @@ impl Output {
         Self { json }
     }
 
-    pub(crate) const fn is_json(self) -> bool {
-        self.json
-    }
-
     /// A line for people; silent with `--json`.
     pub(crate) fn say(self, line: impl AsRef<str>) {
         if !self.json {
@@ -69,7 +65,9 @@ impl Output {
         let style = ProgressStyle::with_template(style)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
-        let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(what.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(total), target)
+            .with_style(style)
+            .with_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }

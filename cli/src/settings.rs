@@ -56,7 +56,9 @@ pub(crate) fn apply_file(mut command: Command, table: &toml::Table, path: &str) 
         }
         let id = key.replace('-', "_");
         if !command.get_arguments().any(|argument| argument.get_id() == id.as_str()) {
-            bail!("the configuration file sets `{shown}`, but there is no such option; see `holdfast config show`");
+            bail!(
+                "the configuration file sets `{shown}`, but there is no such option; see `holdfast config show`"
+            );
         }
         let values = values_of(value, &shown)?;
         command = command.mut_arg(id, |argument| argument.default_values(values));
@@ -104,8 +106,9 @@ fn collect(command: &Command, table: &toml::Table, path: String, into: &mut Vec<
     for argument in command.get_arguments().filter(|argument| shown(argument)) {
         let key = argument.get_id().as_str();
         let in_file = table.contains_key(key) || table.contains_key(&key.replace('_', "-"));
-        let environment =
-            argument.get_env().and_then(|name| std::env::var(name).ok().map(|value| (name.to_owned(), value)));
+        let environment = argument
+            .get_env()
+            .and_then(|name| std::env::var(name).ok().map(|value| (name.to_owned(), value)));
         let default: Vec<_> =
             argument.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
         let (value, source) = match environment {
@@ -119,7 +122,8 @@ fn collect(command: &Command, table: &toml::Table, path: String, into: &mut Vec<
     let empty = toml::Table::new();
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let inner = table.get(sub.get_name()).and_then(toml::Value::as_table).unwrap_or(&empty);
-        let path = if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
+        let path =
+            if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
         collect(sub, inner, path, into);
     }
 }
@@ -168,7 +172,9 @@ mod tests {
         let table: toml::Table = "[up]\nnodes = 9\n".parse()?;
         let command = apply_file(Cli::command(), &table, "")?;
         let settings = list(&command, &table);
-        let of = |option: &str| settings.iter().find(|setting| setting.command == "up" && setting.option == option);
+        let of = |option: &str| {
+            settings.iter().find(|setting| setting.command == "up" && setting.option == option)
+        };
         assert_eq!(of("nodes").map(|setting| setting.source.as_str()), Some("file"));
         assert_eq!(of("policy").map(|setting| setting.source.as_str()), Some("default"));
         assert_eq!(of("capacity").map(|setting| setting.source.as_str()), Some("unset"));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// A number of bytes: `500GB` (10^9), `1.5TiB` (2^40), `4096`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
+pub(crate) struct ByteSize(pub(crate) u64);
 
 const UNITS: [(&str, u64); 12] = [
     ("kib", 1 << 10),
@@ -43,7 +43,11 @@ impl FromStr for ByteSize {
         }
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let bytes = number * unit as f64;
-        if !bytes.is_finite() || bytes < 0.0 || bytes >= u64::MAX as f64 { Err(wrong()) } else { Ok(Self(bytes as u64)) }
+        if !bytes.is_finite() || bytes < 0.0 || bytes >= u64::MAX as f64 {
+            Err(wrong())
+        } else {
+            Ok(Self(bytes as u64))
+        }
     }
 }
 

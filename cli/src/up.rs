@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use holdfast_gateway::{GatewayConfig, SeedNode};
+use holdfast_protocol::record::Policy;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::first_of::FirstOf;
 use holdfast_protocol::transport::memory::MemoryNetwork;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
-use holdfast_protocol::record::Policy;
 use holdfast_storage_node::Node;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -62,20 +62,15 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     } else {
         LocalNodes::start_inside(&args, &dirs, capacity, &memory, &stop_nodes).await?
     };
-    let transport: Arc<dyn Transport> = if args.separate_nodes {
-        Arc::clone(&quic)
-    } else {
-        FirstOf::new(memory.clone(), Arc::clone(&quic))
-    };
+    let transport: Arc<dyn Transport> =
+        if args.separate_nodes { Arc::clone(&quic) } else { FirstOf::new(memory.clone(), Arc::clone(&quic)) };
     let mut config = GatewayConfig::new(args.data.clone(), keys, transport);
     config.policy = policy;
     config.s3_listen = args.s3_listen;
     config.web_listen = args.web_listen;
     config.seeds = nodes.seeds()?;
     let outcome = match gateway::open(config, nodes.entries.clone()).await {
-        Ok(opened) => {
-            opened.run(stop.clone(), |opened| announce(opened, &args, policy, output)).await
-        }
+        Ok(opened) => opened.run(stop.clone(), |opened| announce(opened, &args, policy, output)).await,
         Err(error) => Err(error),
     };
     output.say("stopping");
@@ -95,7 +90,11 @@ fn announce(opened: &gateway::Opened, args: &UpArgs, policy: Policy, output: Out
         "policy": policy.name,
     }));
     let place = if args.separate_nodes { "as processes of their own, over QUIC" } else { "in this process" };
-    output.say(format!("Holdfast is up: {} nodes {place}, policy {}", opened.network.nodes.len(), describe(policy)));
+    output.say(format!(
+        "Holdfast is up: {} nodes {place}, policy {}",
+        opened.network.nodes.len(),
+        describe(policy)
+    ));
     output.say(format!("  S3           {}", opened.network.s3));
     output.say(format!("  web          {}", opened.network.web));
     output.say(format!("  credentials  {} (profile holdfast)", opened.credentials.display()));
@@ -116,7 +115,9 @@ fn node_dirs(args: &UpArgs) -> Result<Vec<PathBuf>> {
     let root = args.data.join("nodes");
     std::fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
     let wanted = (0..usize::from(args.nodes)).map(|index| root.join(format!("{index:02}")));
-    let beyond = (usize::from(args.nodes)..).map(|index| root.join(format!("{index:02}"))).take_while(|dir| dir.exists());
+    let beyond = (usize::from(args.nodes)..)
+        .map(|index| root.join(format!("{index:02}")))
+        .take_while(|dir| dir.exists());
     Ok(wanted.chain(beyond).collect())
 }
 
@@ -179,8 +180,15 @@ impl LocalNodes {
             starting.push((dir, spawn_node(dir, node_address(args, index)?)?));
         }
         for (dir, mut child) in starting {
-            let ready = wait_ready(&mut child).await.with_context(|| format!("the node in {} did not start", dir.display()))?;
-            nodes.entries.push(NodeEntry { id: ready.id, dir: dir.clone(), address: ready.address, pid: ready.pid });
+            let ready = wait_ready(&mut child)
+                .await
+                .with_context(|| format!("the node in {} did not start", dir.display()))?;
+            nodes.entries.push(NodeEntry {
+                id: ready.id,
+                dir: dir.clone(),
+                address: ready.address,
+                pid: ready.pid,
+            });
             nodes.children.push(child);
         }
         Ok(nodes)
@@ -208,7 +216,10 @@ impl LocalNodes {
         }
         for child in &mut self.children {
             if tokio::time::timeout(CHILD_STOP, child.wait()).await.is_err() {
-                tracing::warn!(pid = child.id(), "a node did not stop in time and is killed; it loses nothing acknowledged");
+                tracing::warn!(
+                    pid = child.id(),
+                    "a node did not stop in time and is killed; it loses nothing acknowledged"
+                );
                 let _ = child.kill().await;
             }
         }
