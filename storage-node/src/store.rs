@@ -5,6 +5,7 @@
 //! may read or delete, and never talks to the network. `docs/STORAGE.md` argues the format.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use holdfast_protocol::digest::{BlockLen, Digest};
@@ -40,15 +41,30 @@ use engine::Shared;
 /// was ready.
 pub struct Store {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    /// `None` only while being dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Store {
+    /// Waits for the writer, so that whoever dropped the store can open it again. A change is taken up by
+    /// the next open even when the store was not closed.
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if let Some(writer) = self.writer.take() {
+            let _panicked = writer.join();
+        }
+    }
 }
 
 impl Store {
     /// Opens the store in `config.dir`, making it when absent and replaying what a crash left behind.
     /// Blocks; call it from a thread that may.
     pub fn open(config: StoreConfig) -> Result<Arc<Self>, OpenError> {
-        let (shared, commands) = engine::open(config)?;
-        Ok(Arc::new(Self { shared, commands }))
+        // A thread of its own, because replay waits for the disk in ways that a runtime's thread may not.
+        let opened = std::thread::scope(|scope| scope.spawn(|| engine::open(config)).join());
+        let (shared, commands, writer) = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok(Arc::new(Self { shared, commands: Some(commands), writer: Some(writer) }))
     }
 
     /// Makes the index durable and stops the writer; later changes are refused, reads go on.
@@ -218,7 +234,8 @@ impl Store {
 
     /// Ends trash whose period is over at `now_ms`, punches what nothing keeps, unlinks dead extents.
     pub async fn reclaim(&self, now_ms: u64) -> Result<ReclaimReport, StoreError> {
-        reclaim::reclaim(&self.shared, &self.commands, now_ms).await
+        let commands = self.commands.as_ref().ok_or(StoreError::Closing)?;
+        reclaim::reclaim(&self.shared, commands, now_ms).await
     }
 
     /// Makes the index durable now, so that a restart replays little.
@@ -239,7 +256,8 @@ impl Store {
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| StoreError::Closing)?;
+        let commands = self.commands.as_ref().ok_or(StoreError::Closing)?;
+        commands.send(command(reply)).await.map_err(|_| StoreError::Closing)?;
         answer.await.map_err(|_| StoreError::Closing)
     }
 }

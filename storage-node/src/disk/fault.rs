@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{Action, Disk, DiskFile, PAGE, Request};
 
@@ -30,6 +31,7 @@ pub struct FaultPlan {
 #[derive(Default)]
 pub struct FaultDisk {
     state: Mutex<State>,
+    held: Notify,
 }
 
 #[derive(Default)]
@@ -39,6 +41,8 @@ struct State {
     /// Unsynced pages by file and offset.
     unsynced: HashMap<PathBuf, BTreeMap<u64, Box<[u8]>>>,
     syncs: u64,
+    hold_syncs: bool,
+    held: Vec<Request>,
 }
 
 impl FaultDisk {
@@ -57,11 +61,24 @@ impl FaultDisk {
         self.state.lock().syncs
     }
 
+    /// From here on no sync comes back until the crash.
+    pub fn hold_syncs(&self) {
+        self.state.lock().hold_syncs = true;
+    }
+
+    /// Returns when a sync is held back.
+    pub async fn held(&self) {
+        self.held.notified().await;
+    }
+
     /// A power cut: of the pages not synced, those for which `survives` says so reach the disk, in the order
     /// of file and offset; the rest is lost. Every later request fails.
     pub fn crash(&self, mut survives: impl FnMut(&Path, u64) -> bool) -> io::Result<()> {
         let mut state = self.state.lock();
         state.crashed = true;
+        for request in std::mem::take(&mut state.held) {
+            request.complete(Err(rustix::io::Errno::IO.into()));
+        }
         let mut lost: Vec<_> = state.unsynced.drain().collect();
         lost.sort_by(|a, b| a.0.cmp(&b.0));
         for (path, pages) in lost {
@@ -130,7 +147,14 @@ impl Disk for FaultDisk {
     }
 
     fn submit(&self, mut request: Request) {
-        let result = self.state.lock().perform(&mut request);
+        let mut state = self.state.lock();
+        if request.action == Action::Sync && state.hold_syncs && !state.crashed {
+            state.held.push(request);
+            self.held.notify_one();
+            return;
+        }
+        let result = state.perform(&mut request);
+        drop(state);
         request.complete(result);
     }
 

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
 
 use holdfast_protocol::digest::Digest;
 use holdfast_protocol::time::Clock;
@@ -109,8 +110,11 @@ pub(crate) fn list_extents(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, OpenErr
     Ok(extents)
 }
 
+/// An open store: its state, the way to its writer, and the writer.
+pub(crate) type Opened = (Arc<Shared>, mpsc::Sender<Command>, JoinHandle<()>);
+
 /// Opens a store, replays what its index does not know yet, and starts its writer.
-pub(crate) fn open(config: StoreConfig) -> Result<(Arc<Shared>, mpsc::Sender<Command>), OpenError> {
+pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
     check(&config)?;
     let identity = identity::open(&config.dir, config.clock.now_ms())?;
     let disk = match &config.disk {
@@ -153,9 +157,9 @@ pub(crate) fn open(config: StoreConfig) -> Result<(Arc<Shared>, mpsc::Sender<Com
     let recovered = replay::replay(&shared)?;
     let shared = Arc::new(shared);
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-    Writer::start(Arc::clone(&shared), recovered, queue)
+    let writer = Writer::start(Arc::clone(&shared), recovered, queue)
         .map_err(|source| identity::failed(&shared.extents, "starting the writer's thread", source))?;
-    Ok((shared, commands))
+    Ok((shared, commands, writer))
 }
 
 fn check(config: &StoreConfig) -> Result<(), OpenError> {

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -97,7 +98,7 @@ impl Writer {
         shared: Arc<Shared>,
         recovered: Recovered,
         commands: mpsc::Receiver<Command>,
-    ) -> io::Result<()> {
+    ) -> io::Result<JoinHandle<()>> {
         let writer = Self {
             shared,
             open: recovered.open,
@@ -107,8 +108,7 @@ impl Writer {
             next_commit: 1,
             replay_cost: 0,
         };
-        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(commands))?;
-        Ok(())
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(commands))
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {

@@ -101,6 +101,11 @@ impl<'a> Txn<'a> {
         Ok(Some(rows::decode_claim(key, value).ok_or_else(|| bad_row(key))?))
     }
 
+    /// The sequence of a declared loss.
+    pub(crate) fn lost(&self, digest: &Digest) -> Result<Option<u64>, IndexError> {
+        self.row(&rows::lost_key(digest), rows::decode_lost)
+    }
+
     pub(crate) fn extent(&self, extent: u64) -> Result<Option<ExtentRow>, IndexError> {
         self.row(&ExtentRow::key(extent), ExtentRow::decode)
     }

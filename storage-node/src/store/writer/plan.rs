@@ -480,8 +480,12 @@ impl Writer {
                     // for as long as it is remembered.
                     let target = group.txn.extent(tombstone.place.extent);
                     let target = target.map_err(|error| self.index_failed(error))?;
-                    if target.is_some() || tombstone.cause == Cause::Lost {
-                        self.push_tombstone(group, tombstone)?;
+                    let lost = group.txn.lost(&tombstone.digest).map_err(|error| self.index_failed(error))?;
+                    let still_lost = lost == Some(tombstone.sequence);
+                    if target.is_some() || still_lost {
+                        let forgotten = tombstone.cause == Cause::Lost && !still_lost;
+                        let cause = if forgotten { Cause::Released } else { tombstone.cause };
+                        self.push_tombstone(group, Tombstone { cause, ..tombstone })?;
                         carried += 1;
                     }
                 }
