@@ -46,7 +46,7 @@ pub use queue::SweepReport;
 pub use rocks::{RocksConfig, RocksStore};
 pub use store::{MetaStore, Precondition, StoreError, TransactError, Transaction, Write};
 
-use error::Attempt;
+use error::{Attempt, MaybeTorn};
 
 /// Attempts of one operation before it gives up. Losers take turns, so each turn loses only to first attempts.
 const ATTEMPTS_MAX: usize = 64;
@@ -177,26 +177,29 @@ impl Meta {
         self.clock.now_ms()
     }
 
-    /// Repeats `attempt` while it loses races.
+    /// Repeats `attempt` while it loses races, or reads what looks torn by one.
     async fn retry<T, E, F>(&self, mut attempt: impl FnMut() -> F + Send) -> Result<T, E>
     where
-        E: From<MetaError>,
+        E: From<MetaError> + MaybeTorn,
         F: Future<Output = Result<T, Attempt<E>>> + Send,
     {
-        match attempt().await {
+        let mut last = match attempt().await {
             Ok(done) => return Ok(done),
-            Err(Attempt::Failed(error)) => return Err(error),
-            Err(Attempt::Conflict) => {}
-        }
+            Err(Attempt::Failed(error)) if !error.may_be_torn() => return Err(error),
+            Err(lost) => lost,
+        };
         let _turn = self.retry_turn.lock().await;
         for _ in 1..ATTEMPTS_MAX {
-            match attempt().await {
+            last = match attempt().await {
                 Ok(done) => return Ok(done),
-                Err(Attempt::Failed(error)) => return Err(error),
-                Err(Attempt::Conflict) => {}
-            }
+                Err(Attempt::Failed(error)) if !error.may_be_torn() => return Err(error),
+                Err(lost) => lost,
+            };
         }
-        Err(MetaError::Contended.into())
+        match last {
+            Attempt::Conflict => Err(MetaError::Contended.into()),
+            Attempt::Failed(damaged) => Err(damaged),
+        }
     }
 
     fn bucket_keys(&self, bucket: BucketId, epoch: u32) -> Result<Arc<BucketKeys>, CryptError> {

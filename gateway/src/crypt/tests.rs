@@ -21,10 +21,7 @@ fn ctr_agrees_with_the_nist_vector() {
     let first_block: u64 = 0xf8f9_fafb_fcfd_feff;
     let mut bytes = hex::decode("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51").unwrap();
     secret.cipher().unwrap().run(first_block, &mut bytes).unwrap();
-    assert_eq!(
-        hex::encode(bytes),
-        "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
-    );
+    assert_eq!(hex::encode(bytes), "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5");
 }
 
 proptest! {
@@ -104,10 +101,7 @@ fn an_epoch_or_root_of_another_kind_is_refused() {
         Err(CryptError::Epoch { found: 1, held: 2 })
     ));
     let other_root = keys(9).bucket(BucketId([2; 8]), 1).unwrap();
-    assert!(matches!(
-        other_root.unwrap(&wrapped, secret.nonce(), &context("a")),
-        Err(CryptError::Unwrap)
-    ));
+    assert!(matches!(other_root.unwrap(&wrapped, secret.nonce(), &context("a")), Err(CryptError::Unwrap)));
 }
 
 #[test]

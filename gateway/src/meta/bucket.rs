@@ -61,8 +61,7 @@ impl Meta {
     fn open_bucket(&self, key: &[u8], value: &[u8]) -> Result<Bucket, MetaError> {
         let corrupt = || MetaError::Corrupt { what: "bucket" };
         let name = std::str::from_utf8(&key[1..]).map_err(|_| corrupt())?;
-        let (body, seal) =
-            value.split_at_checked(value.len().wrapping_sub(SEAL_LEN)).ok_or_else(corrupt)?;
+        let (body, seal) = value.split_at_checked(value.len().wrapping_sub(SEAL_LEN)).ok_or_else(corrupt)?;
         if !self.keys.check_seal(key, body, seal)? {
             return Err(MetaError::Forged { what: "bucket" });
         }
@@ -111,9 +110,8 @@ impl Meta {
     pub async fn usage(&self, bucket: &Bucket) -> Result<Usage, MetaError> {
         let row = self.store.get(&schema::usage(bucket.id)).await?;
         let counts = row.map(|value| counters(&value)).unwrap_or_default();
-        let count = |index: usize| {
-            counts.get(index).map_or(0, |count| u64::try_from(*count).unwrap_or_default())
-        };
+        let count =
+            |index: usize| counts.get(index).map_or(0, |count| u64::try_from(*count).unwrap_or_default());
         Ok(Usage {
             objects: count(USAGE_OBJECTS),
             bytes: count(USAGE_BYTES),

@@ -384,8 +384,7 @@ impl Meta {
                 return Ok(());
             }
             for row in rows {
-                let (_, id) =
-                    row.key.split_last_chunk::<16>().ok_or(MetaError::Corrupt { what: "queue" })?;
+                let (_, id) = row.key.split_last_chunk::<16>().ok_or(MetaError::Corrupt { what: "queue" })?;
                 if self.store.get(&schema::stripe(StripeId(*id))).await?.is_none() {
                     walk.found(Finding::Orphan { what });
                 }

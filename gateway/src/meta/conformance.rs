@@ -7,7 +7,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::store::{MetaStore, PAGE_ROWS_MAX, Precondition, TransactError, Transaction, Write, counters, prefix_end};
+use super::store::{
+    MetaStore, PAGE_ROWS_MAX, Precondition, TransactError, Transaction, Write, counters, prefix_end,
+};
 
 /// Opens one store's data again and again; it is empty the first time.
 #[async_trait]

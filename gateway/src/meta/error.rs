@@ -69,6 +69,45 @@ impl MetaError {
     }
 }
 
+/// An error that a torn read may look like.
+///
+/// Rows are read one after another, not as one snapshot. When another writer commits in between, a reference
+/// may seem to have no block or a run to lack a page. Reading again tells damage from haste.
+pub(super) trait MaybeTorn {
+    /// Whether reading again may show that nothing is damaged.
+    fn may_be_torn(&self) -> bool;
+}
+
+impl MaybeTorn for MetaError {
+    fn may_be_torn(&self) -> bool {
+        matches!(self, Self::Corrupt { .. })
+    }
+}
+
+impl MaybeTorn for BucketError {
+    fn may_be_torn(&self) -> bool {
+        matches!(self, Self::Meta(error) if error.may_be_torn())
+    }
+}
+
+impl MaybeTorn for PutError {
+    fn may_be_torn(&self) -> bool {
+        matches!(self, Self::Meta(error) if error.may_be_torn())
+    }
+}
+
+impl MaybeTorn for UploadError {
+    fn may_be_torn(&self) -> bool {
+        matches!(self, Self::Put(error) if error.may_be_torn())
+    }
+}
+
+impl MaybeTorn for PlacementError {
+    fn may_be_torn(&self) -> bool {
+        matches!(self, Self::Meta(error) if error.may_be_torn())
+    }
+}
+
 /// What one attempt of an operation may end in; [`super::Meta::retry`] deals with the conflicts.
 #[derive(Debug)]
 pub(super) enum Attempt<E> {
@@ -175,7 +214,9 @@ impl PutError {
         match self {
             Self::StripeReleased { .. } => true,
             Self::Meta(error) => error.is_retryable(),
-            Self::NoSuchBucket | Self::PreconditionFailed | Self::Unplaced { .. } | Self::Size { .. } => false,
+            Self::NoSuchBucket | Self::PreconditionFailed | Self::Unplaced { .. } | Self::Size { .. } => {
+                false
+            }
         }
     }
 }

@@ -60,7 +60,8 @@ impl Meta {
             suffix_len: 0,
         };
         let walked = self.walk(&walk).await?;
-        let mut page = ListPage { next: walked.next.map(|key| URL_SAFE_NO_PAD.encode(key)), ..ListPage::default() };
+        let mut page =
+            ListPage { next: walked.next.map(|key| URL_SAFE_NO_PAD.encode(key)), ..ListPage::default() };
         for found in walked.found {
             match found {
                 Found::Prefix(prefix) => page.common_prefixes.push(prefix),

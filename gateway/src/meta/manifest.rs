@@ -74,7 +74,8 @@ impl Meta {
                 let mut entries = Vec::new();
                 let mut start = schema::pages(*run);
                 loop {
-                    let page = self.store.page(&start, &prefix_end(&schema::pages(*run)), PAGES_AT_ONCE).await?;
+                    let page =
+                        self.store.page(&start, &prefix_end(&schema::pages(*run)), PAGES_AT_ONCE).await?;
                     let Some(last) = page.last() else { break };
                     start = next_key(last.key.clone());
                     for row in &page {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use cid::Cid;
 use holdfast_protocol::record::{
-    AgreementId, Encryption, NodeRecord, PolicyName, ScopeId, Stripe, StripeId, Unverified, UnverifiedAgreement,
+    AgreementId, Encryption, NodeRecord, PolicyName, ScopeId, Stripe, StripeId, Unverified,
+    UnverifiedAgreement,
 };
 use holdfast_protocol::time::UnixMs;
 use holdfast_protocol::{NodeId, OperatorId};

@@ -117,12 +117,7 @@ impl Meta {
     /// Whether `node` shall keep `digest` for `stripe`: the answer to a node that asks at the end of a lease.
     ///
     /// Knows what is committed. An upload still under way is the caller's to remember.
-    pub async fn wanted(
-        &self,
-        digest: &Digest,
-        stripe: StripeId,
-        node: NodeId,
-    ) -> Result<bool, MetaError> {
+    pub async fn wanted(&self, digest: &Digest, stripe: StripeId, node: NodeId) -> Result<bool, MetaError> {
         let Some(value) = self.store.get(&schema::stripe(stripe)).await? else { return Ok(false) };
         let row = StripeRow::decode(&value)?;
         for shard in row.shards.iter().flatten().filter(|shard| shard.digest == *digest) {

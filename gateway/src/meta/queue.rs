@@ -12,7 +12,7 @@ use super::codec::{Reader, Writer};
 use super::error::{Attempt, MetaError};
 use super::model::QueueItem;
 use super::row::StripeRow;
-use super::store::{Row, Transaction, TransactError, prefix_end};
+use super::store::{Row, TransactError, Transaction, prefix_end};
 use super::{Meta, next_key, schema};
 
 /// What one [`Meta::sweep`] did.
@@ -60,11 +60,7 @@ impl Meta {
     }
 
     /// CommitBlocks to deliver to one node.
-    pub async fn commit_queue_of(
-        &self,
-        node: NodeId,
-        limit: usize,
-    ) -> Result<Vec<QueueItem>, MetaError> {
+    pub async fn commit_queue_of(&self, node: NodeId, limit: usize) -> Result<Vec<QueueItem>, MetaError> {
         self.queue_page(schema::COMMITS, Some(node), None, limit).await
     }
 
@@ -78,11 +74,7 @@ impl Meta {
     }
 
     /// DeletionOrders to deliver to one node.
-    pub async fn release_queue_of(
-        &self,
-        node: NodeId,
-        limit: usize,
-    ) -> Result<Vec<QueueItem>, MetaError> {
+    pub async fn release_queue_of(&self, node: NodeId, limit: usize) -> Result<Vec<QueueItem>, MetaError> {
         self.queue_page(schema::RELEASES, Some(node), None, limit).await
     }
 
@@ -115,7 +107,11 @@ impl Meta {
             for row in &rows {
                 let id = stripe_of(&row.key[1..], "completion")?;
                 let stripe = self.store.get(&schema::stripe(id)).await?;
-                if stripe.as_ref().map(|row| StripeRow::decode(row)).transpose()?.is_some_and(|s| s.incomplete())
+                if stripe
+                    .as_ref()
+                    .map(|row| StripeRow::decode(row))
+                    .transpose()?
+                    .is_some_and(|s| s.incomplete())
                 {
                     waiting.push(id);
                     continue;

@@ -19,7 +19,10 @@ use crate::layout::{Entry, Layout, Page, PartLayout, Run};
 mod object;
 mod stripe;
 
-pub(super) use object::{ObjectRow, PartRow, decode_object_part, decode_page, decode_upload, encode_object_part, encode_page, encode_upload};
+pub(super) use object::{
+    ObjectRow, PartRow, decode_object_part, decode_page, decode_upload, encode_object_part, encode_page,
+    encode_upload,
+};
 pub(super) use stripe::{BlockRow, StripeRow, from_record};
 
 /// Version of every row's form.
@@ -91,7 +94,10 @@ fn policy(row: &mut Reader<'_>) -> Result<PolicyName, MetaError> {
 }
 
 fn put_attributes(out: &mut Writer, attributes: &Attributes) {
-    out.text(&attributes.etag).pairs(&attributes.headers).pairs(&attributes.user).pairs(&attributes.checksums);
+    out.text(&attributes.etag)
+        .pairs(&attributes.headers)
+        .pairs(&attributes.user)
+        .pairs(&attributes.checksums);
 }
 
 fn attributes(row: &mut Reader<'_>) -> Result<Attributes, MetaError> {

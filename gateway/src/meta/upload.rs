@@ -6,9 +6,7 @@ use bytes::Bytes;
 
 use super::bucket::{USAGE_UPLOAD_BYTES, delta};
 use super::error::{Attempt, MetaError, PutError, UploadError};
-use super::model::{
-    Attributes, Bucket, Completion, NewPart, Object, Part, Upload, VersionId,
-};
+use super::model::{Attributes, Bucket, Completion, NewPart, Object, Part, Upload, VersionId};
 use super::object::{check_attributes, check_key, object_of};
 use super::refs::{Brought, RefChanges};
 use super::row::{ObjectRow, PartRow, encode_object_part, encode_upload};
@@ -108,7 +106,11 @@ impl Meta {
             Some(PartLayout {
                 offset: 0,
                 len: stored.size,
-                key: self.wrap(&sealer, stored, &part_context(&new.key, new.upload, new.number, stored.size))?,
+                key: self.wrap(
+                    &sealer,
+                    stored,
+                    &part_context(&new.key, new.upload, new.number, stored.size),
+                )?,
                 iv_nonce: stored.secret.as_ref().map_or(0, |secret| secret.nonce()),
                 blocks: self.put_run(&sealer, stored.blocks.clone(), &mut transaction)?,
             })
@@ -153,9 +155,9 @@ impl Meta {
         let mut rows = self.store.page(&start, &end, max + 1).await.map_err(MetaError::from)?;
         let more = rows.len() > max;
         rows.truncate(max);
-        let parts = rows.iter().map(|row| {
-            Ok(part_of(part_number(&row.key)?, self.open_part(bucket, &row.key, &row.value)?))
-        });
+        let parts = rows
+            .iter()
+            .map(|row| Ok(part_of(part_number(&row.key)?, self.open_part(bucket, &row.key, &row.value)?)));
         Ok((parts.collect::<Result<_, MetaError>>()?, more))
     }
 
@@ -224,7 +226,15 @@ impl Meta {
         let modified_ms = self.now_ms();
         let encryption = bucket.encryption;
         let row = ObjectRow {
-            version, size, block_count, modified_ms, part_count, encryption, root_cid, attributes, layout,
+            version,
+            size,
+            block_count,
+            modified_ms,
+            part_count,
+            encryption,
+            root_cid,
+            attributes,
+            layout,
         };
 
         let mut changes = RefChanges::default();

@@ -1,7 +1,7 @@
 //! Rows of objects: heads, parts, pages, unfinished uploads.
 
 use super::{
-    Attributes, Cid, CODEC_RAW, Digest, Encryption, Entry, INLINE_BLOCKS_MAX, Layout, MANIFEST_PAGE_ENTRIES,
+    Attributes, CODEC_RAW, Cid, Digest, Encryption, Entry, INLINE_BLOCKS_MAX, Layout, MANIFEST_PAGE_ENTRIES,
     MetaError, Page, PartLayout, Reader, Run, Upload, V1, VersionId, WrappedKey, Writer, attributes,
     encryption, encryption_code, entries, put_attributes, put_entries, version,
 };
@@ -125,7 +125,10 @@ fn cid(row: &mut Reader<'_>) -> Result<Cid, MetaError> {
 pub(in crate::meta) fn put_part(out: &mut Writer, part: &PartLayout) {
     out.int(part.offset).int(part.len).u8(u8::from(part.key.is_some()));
     if let Some(key) = &part.key {
-        out.int(u64::from(key.epoch)).fixed(&key.nonce).bytes(&key.sealed).fixed(&part.iv_nonce.to_be_bytes());
+        out.int(u64::from(key.epoch))
+            .fixed(&key.nonce)
+            .bytes(&key.sealed)
+            .fixed(&part.iv_nonce.to_be_bytes());
     }
     match &part.blocks {
         Run::Inline(list) => {

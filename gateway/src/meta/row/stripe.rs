@@ -129,11 +129,7 @@ fn shard(row: &mut Reader<'_>, block_len: BlockLen) -> Result<Option<ShardRow>, 
         number => Some(u32::try_from(number - 1).map_err(|_| row.corrupt())?),
     };
     let digest = Digest(row.array()?);
-    let len = if tag % 2 == 1 {
-        BlockLen::new(row.u32()?).map_err(|_| row.corrupt())?
-    } else {
-        block_len
-    };
+    let len = if tag % 2 == 1 { BlockLen::new(row.u32()?).map_err(|_| row.corrupt())? } else { block_len };
     Ok(Some(ShardRow { digest, len, node }))
 }
 

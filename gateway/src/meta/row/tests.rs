@@ -18,7 +18,14 @@ fn stripe() -> impl Strategy<Value = StripeRow> {
     (any::<u64>(), 1u8..16, 0u8..16, prop::collection::vec(shard, 32)).prop_map(|(version, k, m, shards)| {
         let shards = shards.into_iter().take(usize::from(k + m));
         let shards = shards.map(|shard| shard.map(|(digest, len, node)| ShardRow { digest, len, node }));
-        StripeRow { version, policy: PolicyName::Small, k, m, block_len: BlockLen::MAX, shards: shards.collect() }
+        StripeRow {
+            version,
+            policy: PolicyName::Small,
+            k,
+            m,
+            block_len: BlockLen::MAX,
+            shards: shards.collect(),
+        }
     })
 }
 

@@ -128,7 +128,10 @@ impl Cluster {
         let mut out = Vec::new();
         while let Some(pieces) = reader.next().await.unwrap() {
             for piece in pieces {
-                assert_eq!(piece.cipher.is_some(), object.encryption != holdfast_protocol::record::Encryption::None);
+                assert_eq!(
+                    piece.cipher.is_some(),
+                    object.encryption != holdfast_protocol::record::Encryption::None
+                );
                 out.push((piece.digest, piece.range.start, piece.range.len));
             }
         }

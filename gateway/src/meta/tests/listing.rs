@@ -93,10 +93,13 @@ async fn a_wide_group_is_stepped_over() {
     let cluster = Cluster::new().await;
     let bucket = cluster.bucket("wide", false).await;
     let meta = &cluster.meta;
-    let puts = (0..3000).map(|at| {
-        let key = format!("{}/{at}", ["a", "b", "c"][at % 3]);
-        async move { meta.put_object(&bucket_of(meta).await, object(&key, stored(vec![], false))).await.unwrap() }
-    });
+    let puts =
+        (0..3000).map(|at| {
+            let key = format!("{}/{at}", ["a", "b", "c"][at % 3]);
+            async move {
+                meta.put_object(&bucket_of(meta).await, object(&key, stored(vec![], false))).await.unwrap()
+            }
+        });
     futures::future::join_all(puts).await;
     let page = meta.list_objects(&bucket, &query("", "/", 10)).await.unwrap();
     assert_eq!(page.common_prefixes, vec!["a/", "b/", "c/"]);

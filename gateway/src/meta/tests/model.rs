@@ -126,7 +126,8 @@ async fn compare(cluster: &Cluster, bucket: &Bucket, model: &Model) {
         let object = cluster.meta.object(bucket, &key).await.unwrap();
         assert_eq!(object.is_some(), model.objects.contains_key(&key));
         let (Some(object), Some(blocks)) = (object, model.objects.get(&key)) else { continue };
-        let read: Vec<_> = cluster.read(&object, 0..u64::MAX).await.into_iter().map(|piece| piece.0).collect();
+        let read: Vec<_> =
+            cluster.read(&object, 0..u64::MAX).await.into_iter().map(|piece| piece.0).collect();
         assert_eq!(read, blocks.iter().map(|block| block.digest).collect::<Vec<_>>());
         for digest in read {
             let located = cluster.meta.locate(&digest).await.unwrap().expect("what is read can be located");
@@ -210,7 +211,10 @@ async fn client(meta: Arc<Meta>, bucket: Bucket, history: Vec<Step>) {
                         condition: PutCondition::Any,
                     };
                     let outcome = meta.complete_upload(&bucket, completion).await;
-                    assert!(matches!(outcome, Ok(_) | Err(UploadError::InvalidPart { number: 1 })), "{outcome:?}");
+                    assert!(
+                        matches!(outcome, Ok(_) | Err(UploadError::InvalidPart { number: 1 })),
+                        "{outcome:?}"
+                    );
                 }
             }
             Step::Abort { .. } => {

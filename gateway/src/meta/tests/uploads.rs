@@ -34,7 +34,9 @@ async fn parts_become_an_object_with_any_lengths() {
     let attributes = Attributes { user: user.clone(), ..Attributes::default() };
     let upload = meta.create_upload(&bucket, "k", attributes).await.unwrap().id;
     // Not in order, one twice, one that is not taken.
-    for (number, shape) in [(7, (7, 20, 5)), (2, (2, 5, 0)), (3, (3, 5, 77)), (5, (5, 6, 0)), (3, (33, 5, 99))] {
+    for (number, shape) in
+        [(7, (7, 20, 5)), (2, (2, 5, 0)), (3, (3, 5, 77)), (5, (5, 6, 0)), (3, (33, 5, 99))]
+    {
         meta.put_part(&bucket, part("k", upload, number, shape)).await.unwrap();
     }
     let five = 5 * u64::from(MIB);
@@ -45,7 +47,8 @@ async fn parts_become_an_object_with_any_lengths() {
     assert!(more);
     cluster.assert_sound().await;
 
-    let object = meta.complete_upload(&bucket, completion("k", upload, &[(2, 2), (3, 33), (7, 7)])).await.unwrap();
+    let object =
+        meta.complete_upload(&bucket, completion("k", upload, &[(2, 2), (3, 33), (7, 7)])).await.unwrap();
     let size = five * 2 + 99 + 20 * u64::from(MIB) + 5;
     assert_eq!((object.size, object.block_count, object.part_count), (size, 32, 3));
     assert_eq!(object.attributes.user, user);
