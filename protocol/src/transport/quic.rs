@@ -353,3 +353,6 @@ impl BindError {
         matches!(self, Self::Socket { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
     }
 }
+
+#[cfg(test)]
+mod tests;

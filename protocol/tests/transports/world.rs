@@ -83,13 +83,13 @@ impl World {
     }
 
     /// Both ends of a new stream that Alice opened and wrote one byte to.
-    pub(crate) async fn stream(&self) -> Ends {
+    pub(crate) async fn stream(self) -> Ends {
         let (alice, bob) = self.connect().await;
         let mut opened = alice.open().await.unwrap();
         opened.send.write(Bytes::from_static(b"!")).await.unwrap();
         let mut accepted = bob.accept().await.unwrap();
         assert_eq!(accepted.recv.read(1).await.unwrap().unwrap(), "!");
-        Ends { alice, bob, opened, accepted }
+        Ends { alice, bob, opened, accepted, _world: self }
     }
 }
 
@@ -99,6 +99,8 @@ pub(crate) struct Ends {
     pub(crate) bob: Arc<dyn Connection>,
     pub(crate) opened: BiStream,
     pub(crate) accepted: BiStream,
+    /// A dropped transport would end the connection.
+    _world: World,
 }
 
 /// Fails a test that hangs, instead of hanging with it.

@@ -29,7 +29,7 @@ impl QuicConnection {
     fn stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
         BiStream {
             send: Box::new(QuicSend { send, peer: self.peer, done: false }),
-            recv: Box::new(QuicRecv { recv, peer: self.peer }),
+            recv: Box::new(QuicRecv { recv, peer: self.peer, stopped: false }),
         }
     }
 }
@@ -130,9 +130,15 @@ impl Drop for QuicSend {
 struct QuicRecv {
     recv: quinn::RecvStream,
     peer: NodeId,
+    /// Quinn reads a stopped stream as ended; ours must not pass for the whole.
+    stopped: bool,
 }
 
 impl QuicRecv {
+    fn check(&self) -> Result<(), TransportError> {
+        if self.stopped { Err(TransportError::Finished { peer: self.peer }) } else { Ok(()) }
+    }
+
     fn error(&self, error: &ReadError) -> TransportError {
         match error {
             ReadError::Reset(_) => TransportError::Reset { peer: self.peer },
@@ -147,15 +153,18 @@ impl QuicRecv {
 #[async_trait]
 impl RecvHalf for QuicRecv {
     async fn read(&mut self, max: usize) -> Result<Option<Bytes>, TransportError> {
+        self.check()?;
         let chunk = self.recv.read_chunk(max, true).await.map_err(|error| self.error(&error))?;
         Ok(chunk.map(|chunk| chunk.bytes))
     }
 
     async fn read_many(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, TransportError> {
+        self.check()?;
         self.recv.read_chunks(chunks).await.map_err(|error| self.error(&error))
     }
 
     fn stop(&mut self) {
+        self.stopped = true;
         // Fails only when the stream has ended already.
         let _ = self.recv.stop(NO_CODE);
     }

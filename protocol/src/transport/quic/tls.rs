@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
@@ -40,6 +40,12 @@ impl Identity {
         Ok(Self { provider, certified })
     }
 
+    /// Our key as TLS shows it.
+    #[cfg(test)]
+    pub(super) fn certified(&self) -> Arc<CertifiedKey> {
+        self.certified.clone()
+    }
+
     /// What accepts peers that come by `way`.
     pub(super) fn server_config(&self, way: tuning::Way) -> Result<quinn::ServerConfig, BindError> {
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
@@ -63,6 +69,18 @@ impl Identity {
         peer: NodeId,
         address: SocketAddr,
     ) -> Result<(quinn::ClientConfig, Arc<OneKey>), BindError> {
+        let resolver = AlwaysResolvesClientRawPublicKeys::new(self.certified.clone());
+        self.dial_config_with(peer, address, ALPN, Arc::new(resolver))
+    }
+
+    /// [`Identity::dial_config`] with another protocol or another proof of our own key: what tests break.
+    pub(super) fn dial_config_with(
+        &self,
+        peer: NodeId,
+        address: SocketAddr,
+        alpn: &[u8],
+        resolver: Arc<dyn ResolvesClientCert>,
+    ) -> Result<(quinn::ClientConfig, Arc<OneKey>), BindError> {
         let expectation =
             Arc::new(OneKey { provider: self.provider.clone(), expected: peer.key(), met: OnceLock::new() });
         let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
@@ -70,10 +88,8 @@ impl Identity {
             .map_err(tls)?
             .dangerous()
             .with_custom_certificate_verifier(expectation.clone())
-            .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
-                self.certified.clone(),
-            )));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+            .with_client_cert_resolver(resolver);
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.enable_early_data = false;
