@@ -23,18 +23,16 @@ pub(super) fn run(db: &DB, mut queue: mpsc::Receiver<Waiting>) {
     sync.set_sync(true);
     while let Some(first) = queue.blocking_recv() {
         let mut group = Group::new(db);
-        let mut accepted = Vec::new();
+        let (mut accepted, mut refused) = (Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(Waiting { transaction, answer }) = next {
             match group.take(transaction) {
                 Ok(()) => accepted.push(answer),
-                Err(error) => drop(answer.send(Err(error))),
+                Err(error) => refused.push((answer, error)),
             }
-            next = if accepted.len() < GROUP_MAX && group.batch.size_in_bytes() < GROUP_BYTES_MAX {
-                queue.try_recv().ok()
-            } else {
-                None
-            };
+            let room =
+                accepted.len() + refused.len() < GROUP_MAX && group.batch.size_in_bytes() < GROUP_BYTES_MAX;
+            next = if room { queue.try_recv().ok() } else { None };
         }
         let batch = group.batch;
         let outcome = if batch.is_empty() {
@@ -42,9 +40,13 @@ pub(super) fn run(db: &DB, mut queue: mpsc::Receiver<Waiting>) {
         } else {
             db.write_opt(batch, &sync).map_err(|error| backend("write", &error))
         };
+        // Nobody waits any more when a caller was dropped; the transaction stands.
         for answer in accepted {
-            // Nobody waits any more when a caller was dropped; the transaction stands.
             drop(answer.send(outcome.clone().map_err(TransactError::Store)));
+        }
+        // Losers hear of it only now: before the write they would read what they read before, and lose again.
+        for (answer, error) in refused {
+            drop(answer.send(Err(error)));
         }
     }
 }
