@@ -13,7 +13,7 @@ use super::store::{
 
 /// Opens one store's data again and again; it is empty the first time.
 #[async_trait]
-pub trait StoreFactory: Send + Sync {
+pub(crate) trait StoreFactory: Send + Sync {
     /// Opens it. The one opened before is closed by then.
     async fn open(&self) -> Arc<dyn MetaStore>;
 }
@@ -22,7 +22,7 @@ pub trait StoreFactory: Send + Sync {
 ///
 /// # Panics
 /// When the store behaves in another way.
-pub async fn run(factory: &dyn StoreFactory) {
+pub(crate) async fn run(factory: &dyn StoreFactory) {
     let store = factory.open().await;
     puts_and_deletes(&*store).await;
     preconditions_guard_the_whole_batch(&*store).await;

@@ -95,8 +95,6 @@ pub(super) fn objects(bucket: BucketId) -> Vec<u8> {
     join(b'o', &[&bucket.0])
 }
 
-pub(super) const OBJECTS: u8 = b'o';
-pub(super) const UPLOADS: u8 = b'u';
 pub(super) const UPLOAD_PARTS: u8 = b'v';
 pub(super) const UNLINKED: u8 = b'l';
 pub(super) const BLOCKS: u8 = b'k';
@@ -108,7 +106,6 @@ pub(super) const RELEASES: u8 = b'r';
 pub(super) const NODES: u8 = b'n';
 pub(super) const PARTS: u8 = b'm';
 pub(super) const PAGES: u8 = b'p';
-pub(super) const SETTINGS: u8 = b's';
 
 /// Bytes in front of an object key in an object's row key.
 pub(super) const OBJECT_PREFIX_LEN: usize = 9;

@@ -43,7 +43,7 @@ impl Keystream {
 
     /// `len` bytes from `offset`.
     fn read(&self, offset: u64, len: usize) -> Vec<u8> {
-        let into = (offset % 16) as usize;
+        let into = usize::try_from(offset % 16).unwrap();
         let mut bytes = vec![0; into + len];
         let counter = u128::from(offset / 16).to_be_bytes();
         self.key.less_safe_encrypt(&mut bytes, EncryptionContext::Iv128(FixedLength::from(counter))).unwrap();
@@ -56,7 +56,7 @@ fn root(keystream: &Keystream, lengths: impl Iterator<Item = u64>) -> String {
     let mut builder = RootBuilder::new();
     let mut offset = 0;
     for len in lengths {
-        let block = keystream.read(offset, len as usize);
+        let block = keystream.read(offset, usize::try_from(len).unwrap());
         builder.push(Digest::of(&block), BlockLen::of(&block).unwrap());
         offset += len;
     }

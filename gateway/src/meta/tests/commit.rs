@@ -7,7 +7,7 @@ use super::*;
 async fn a_put_commits_everything_at_once() {
     let cluster = Cluster::new().await;
     let bucket = cluster.bucket("photos", false).await;
-    let blocks: Vec<_> = (0..10).map(|seed| entry(seed, 1000 + seed as u32)).collect();
+    let blocks: Vec<_> = (0..10u32).map(|seed| entry(seed.into(), 1000 + seed)).collect();
     let put = cluster.meta.put_object(&bucket, object("a", stored(blocks.clone(), true))).await.unwrap();
     let head = cluster.meta.object(&bucket, "a").await.unwrap().unwrap();
     assert_eq!((head.version, head.size, head.block_count), (put.version, total_len(&blocks), 10));

@@ -37,7 +37,8 @@ async fn a_small_object_takes_a_kilobyte() {
     let bucket = cluster.bucket("b", false).await;
     let empty = row_bytes(&cluster).await;
     for group in 0..100u64 {
-        let blocks: Vec<_> = (0..4).map(|slot| entry(group * 4 + slot, 100_000 + slot as u32)).collect();
+        let blocks: Vec<_> =
+            (0..4u32).map(|slot| entry(group * 4 + u64::from(slot), 100_000 + slot)).collect();
         let shared = stripe(&blocks);
         for (slot, block) in blocks.into_iter().enumerate() {
             let key = format!("train/class-{group:04}/image-{slot:08}.jpeg");
