@@ -48,6 +48,8 @@ impl Http {
         let mut request = Request::builder().method(method).uri(url.as_str());
         if let Some(all) = request.headers_mut() {
             all.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+            // Said also when it is 0: S3 refuses a body of unknown length.
+            all.insert(http::header::CONTENT_LENGTH, body.len().into());
         }
         let request = request.body(Full::new(body)).context("cannot form the request")?;
         let host = url.host_str().unwrap_or("?").to_owned();

@@ -21,6 +21,10 @@ mod up;
 
 use std::process::ExitCode;
 
+/// Blocks are buffers of 1 MiB: glibc gives each back to the system and pays page faults for the next one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
 

@@ -324,7 +324,7 @@ pub fn http_get(base: &str, path: &str, headers: &[(&str, &str)]) -> Result<(u16
 }
 
 /// Files below a directory: path with `/` and BLAKE3 of the bytes, sorted.
-pub fn tree(root: &Path) -> Result<Vec<(String, blake3::Hash)>> {
+pub fn tree(root: &Path) -> Result<Vec<(String, [u8; 32])>> {
     let mut files = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -334,7 +334,7 @@ pub fn tree(root: &Path) -> Result<Vec<(String, blake3::Hash)>> {
                 folders.push(path);
             } else {
                 let name = path.strip_prefix(root)?.to_str().context("UTF-8")?.to_owned();
-                files.push((name, blake3::hash(&std::fs::read(&path)?)));
+                files.push((name, *blake3::hash(&std::fs::read(&path)?).as_bytes()));
             }
         }
     }

@@ -67,7 +67,7 @@ fn a_data_directory_of_a_newer_format_is_refused_untouched() -> Result<()> {
     let data = root.path().join("data");
     Network::up(&data, &[])?.gateway.stop()?;
     let path = data.join("format");
-    let newer = b"holdfast gateway 999\n";
+    let newer = b"holdfast-gateway 999\n";
     std::fs::write(&path, newer)?;
     let output = up_that_fails(&data, &[])?;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
