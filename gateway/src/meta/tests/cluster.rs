@@ -87,31 +87,18 @@ impl Cluster {
 
     /// Closes and opens again.
     pub(super) async fn reopen(self) -> Self {
-        let opened = self.reopen_with(keys(1)).await.unwrap();
-        Self { meta: opened, ..self }
+        self.reopen_with(keys(1)).await.unwrap()
     }
 
     /// Closes, and opens with other keys.
-    pub(super) async fn reopen_with(&self, keys: NamespaceKeys) -> Result<Arc<Meta>, MetaError> {
-        // The database stays locked until its last handle is gone; a copy of the directory is not.
-        self.meta.close().await.unwrap();
-        let copy = self.directory.path().join(format!("copy-{}", hex::encode(random::<4>().unwrap())));
-        std::fs::create_dir(&copy).unwrap();
-        let newest = self.path();
-        for file in std::fs::read_dir(&newest).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-        }
-        std::fs::write(self.directory.path().join("newest"), copy.to_str().unwrap()).unwrap();
-        let store = RocksStore::open(&RocksConfig::new(copy)).unwrap();
-        Meta::open(store, keys, self.clock.clone()).await
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        match std::fs::read_to_string(self.directory.path().join("newest")) {
-            Ok(path) => path.into(),
-            Err(_) => self.directory.path().join("meta"),
-        }
+    pub(super) async fn reopen_with(self, keys: NamespaceKeys) -> Result<Self, MetaError> {
+        let Self { meta, clock, directory } = self;
+        meta.close().await.unwrap();
+        // The database stays locked until its last handle is gone.
+        drop(Arc::into_inner(meta).expect("nobody else holds it"));
+        let store = RocksStore::open(&RocksConfig::new(directory.path().join("meta"))).unwrap();
+        let meta = Meta::open(store, keys, clock.clone()).await?;
+        Ok(Self { meta, clock, directory })
     }
 
     /// The self-check finds nothing.

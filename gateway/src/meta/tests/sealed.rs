@@ -9,14 +9,14 @@ use super::*;
 async fn other_keys_and_newer_formats_are_refused() {
     let cluster = Cluster::new().await;
     cluster.bucket("b", false).await;
-    let error = cluster.reopen_with(keys(2)).await.unwrap_err();
+    let error = cluster.reopen_with(keys(2)).await.err().unwrap();
     assert!(matches!(error, MetaError::WrongKeys), "{error}");
 
     let cluster = Cluster::new().await;
     let mut newer = Transaction::default();
     newer.put(schema::format(), 2u64.to_le_bytes().to_vec());
     cluster.meta.store.transact(newer).await.unwrap();
-    let error = cluster.reopen_with(keys(1)).await.unwrap_err();
+    let error = cluster.reopen_with(keys(1)).await.err().unwrap();
     assert!(matches!(error, MetaError::Format { found: 2, newest: 1 }), "{error}");
     assert!(error.to_string().contains("newer release"));
 }
