@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, header};
 use s3s::Body;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -31,6 +31,7 @@ mod list;
 mod multipart;
 mod objects;
 mod put;
+mod rechunk;
 mod refuse;
 mod service;
 #[cfg(test)]
@@ -55,7 +56,14 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
             let started = Instant::now();
             let in_flight = telemetry::S3InFlight::enter();
             let method = request.method().clone();
+            let expects = request.headers().contains_key(header::EXPECT);
+            let asked_for = request.body().asked_for();
             let mut response = answer(&service, request).await?;
+            if expects && !asked_for.load(Ordering::Relaxed) {
+                // The client gets its answer instead of "100 Continue". botocore then takes the next answer on the
+                // connection for a part of this one, so it must not use the connection again.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             drop(in_flight);
             telemetry::s3_answered(&method, response.status(), started.elapsed());
             core.s3_requests.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +80,10 @@ async fn answer(service: &S3Service, request: Request<TimedBody>) -> Result<Resp
     if let Some(refusal) = refuse::refusal(&request) {
         return refusal.to_http_response().map_err(|error| AnswerError(error.into()));
     }
-    let request = request.map(Body::http_body_unsync);
+    let request = match rechunk::Chunks::of(request.headers()) {
+        Some(chunks) => request.map(|body| Body::http_body_unsync(rechunk::Rechunked::new(body, chunks))),
+        None => request.map(Body::http_body_unsync),
+    };
     service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))
 }
 

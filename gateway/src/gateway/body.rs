@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,12 +24,27 @@ pub(crate) struct TimedBody {
     waiting_since: Option<Instant>,
     waited: Duration,
     received: u64,
+    asked_for: Arc<AtomicBool>,
 }
 
 impl TimedBody {
     /// Puts the timeouts on `inner`.
     pub(crate) fn new(inner: Incoming, idle_timeout: Duration) -> Self {
-        Self { inner, idle_timeout, timer: None, waiting_since: None, waited: Duration::ZERO, received: 0 }
+        Self {
+            inner,
+            idle_timeout,
+            timer: None,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            received: 0,
+            asked_for: Arc::default(),
+        }
+    }
+
+    /// Becomes true when bytes of the body are asked for, which is what makes the HTTP library send "100 Continue".
+    /// An empty body is never asked for.
+    pub(crate) fn asked_for(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.asked_for)
     }
 
     fn arrived(&mut self, bytes: u64) -> Result<(), BodyError> {
@@ -61,6 +78,9 @@ impl Body for TimedBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if !this.inner.is_end_stream() {
+            this.asked_for.store(true, Ordering::Relaxed);
+        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
@@ -93,6 +113,12 @@ pub(crate) enum BodyError {
     Slow {
         /// Bytes that came.
         received: u64,
+    },
+    /// The aws-chunked framing is wrong, or a chunk too long.
+    #[error("FormatError: {detail}")]
+    Chunks {
+        /// What is wrong.
+        detail: &'static str,
     },
     /// The connection broke or the framing is wrong.
     #[error("RequestBodyBroken: the body ended after {received} bytes: {source}")]

@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt};
 use holdfast_protocol::limits::BLOCK_LEN_MAX;
 use holdfast_protocol::record::Policy;
 use http::HeaderMap;
+use http::header::EXPECT;
 use s3s::dto::StreamingBlob;
 use s3s::{S3Result, TrailingHeaders, s3_error};
 
@@ -67,19 +68,48 @@ pub(crate) async fn receive(
     let hashers = Announced::from_headers(facts.headers)?.hashers(facts.kept);
     let policy = error::policy_of(bucket)?;
     // Before the first byte is asked for: a client that waits for "100 Continue" then keeps its body.
-    core.plane.writable(&policy).map_err(error::not_writable)?;
+    let writable = core.plane.writable(&policy).map_err(error::not_writable);
     let Some(mut body) = body else {
+        writable?;
         return store(core, bucket, futures::stream::empty(), size, hashers, None).await;
     };
-    let result = store(core, bucket, &mut body, size, hashers, facts.trailers).await;
+    let result = match writable {
+        Ok(()) => store(core, bucket, &mut body, size, hashers, facts.trailers).await,
+        Err(error) if facts.headers.contains_key(EXPECT) => return Err(error),
+        Err(error) => Err(error),
+    };
     if result.is_err() {
         drain(&mut body).await;
     }
     result
 }
 
-/// Stores `size` bytes of `body`.
+/// [`store_all`] within the time that the blocks are sure to be kept: a node may let an uncommitted block go when
+/// its lease ends, and the first block's lease began with the upload.
 pub(crate) async fn store<S>(
+    core: &Core,
+    bucket: &Bucket,
+    body: S,
+    size: u64,
+    hashers: Hashers,
+    trailers: Option<TrailingHeaders>,
+) -> S3Result<Received>
+where
+    S: Stream<Item = Result<Bytes, BodyStreamError>> + Unpin,
+{
+    let within = core.config.timing.lease / 6 * 5;
+    let storing = store_all(core, bucket, body, size, hashers, trailers);
+    tokio::time::timeout(within, storing).await.unwrap_or_else(|_| {
+        Err(s3_error!(
+            RequestTimeout,
+            "The upload took longer than {} minutes; upload large objects in parts",
+            within.as_secs() / 60
+        ))
+    })
+}
+
+/// Stores `size` bytes of `body`.
+async fn store_all<S>(
     core: &Core,
     bucket: &Bucket,
     mut body: S,

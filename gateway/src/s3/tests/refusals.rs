@@ -188,3 +188,18 @@ async fn a_port_in_use_is_named_with_the_option_to_change_it() {
     let error = listen::bind("S3", world.client.address, "--s3-listen").await.unwrap_err().to_string();
     assert!(error.contains(&world.client.address.to_string()) && error.contains("--s3-listen"), "{error}");
 }
+
+#[tokio::test]
+async fn an_answer_in_place_of_100_continue_ends_the_connection() {
+    let world = World::with_bucket("bucket").await;
+    let expect = [("expect", "100-continue")];
+    let keeps_alive = |head: String| head.replace("connection: close\r\n", "");
+    let head = keeps_alive(world.client.signed_head("PUT", "/bucket/empty", &expect, "UNSIGNED-PAYLOAD", 0));
+    let empty = world.client.exchange(head.as_bytes()).await.expect_status(200);
+    assert_eq!(empty.header("connection"), "close");
+    world.plane.unwritable.store(true, Ordering::Relaxed);
+    let head = world.client.signed_head("PUT", "/bucket/o", &expect, "UNSIGNED-PAYLOAD", 1_000_000);
+    let head = keeps_alive(head);
+    let refused = world.client.exchange(head.as_bytes()).await.expect_error(503, "SlowDown");
+    assert_eq!(refused.header("connection"), "close", "and the body was never asked for");
+}
