@@ -79,27 +79,13 @@ impl Core {
             fetcher,
         };
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
-        let core = Self::with_plane(config, meta, access_keys, Arc::new(plane), pool, tags, repair);
-        (Arc::new(core), connections)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
-    fn with_plane(
-        config: GatewayConfig,
-        meta: Arc<Meta>,
-        access_keys: AccessKeys,
-        plane: Arc<dyn Plane>,
-        pool: Arc<NodePool>,
-        tags: TagKey,
-        repair: RepairRunner,
-    ) -> Self {
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
-        Self {
+        let core = Self {
             uploads: UploadMemory::new(config.memory.upload_bytes),
             config,
             meta,
             access_keys,
-            plane,
+            plane: Arc::new(plane),
             pool,
             tags,
             deliverer,
@@ -107,7 +93,8 @@ impl Core {
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),
-        }
+        };
+        (Arc::new(core), connections)
     }
 
     /// The state of a gateway whose blocks lie wherever `plane` says, for tests.
@@ -118,7 +105,7 @@ impl Core {
         access_keys: AccessKeys,
         plane: Arc<dyn Plane>,
     ) -> Arc<Self> {
-        let (core, _) = Self::over_network(config, Arc::clone(&meta), access_keys.clone());
+        let (core, _) = Self::over_network(config, meta, access_keys);
         let core = Arc::into_inner(core).expect("nobody else holds it yet");
         Arc::new(Self { plane, ..core })
     }

@@ -204,14 +204,14 @@ struct Running {
 }
 
 enum State {
-    Crc(crc_fast::Digest),
+    Crc(Box<crc_fast::Digest>),
     Sha(digest::Context),
 }
 
 impl Running {
     fn new(algorithm: Algorithm) -> Self {
         let state = match (algorithm.crc(), algorithm) {
-            (Some(crc), _) => State::Crc(crc_fast::Digest::new(crc)),
+            (Some(crc), _) => State::Crc(Box::new(crc_fast::Digest::new(crc))),
             (None, Algorithm::Sha1) => State::Sha(digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY)),
             (None, _) => State::Sha(digest::Context::new(&digest::SHA256)),
         };

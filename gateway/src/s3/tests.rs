@@ -84,9 +84,15 @@ impl PlaneWriter for MemoryWriter {
 
     async fn finish(self: Box<Self>) -> Result<Written, WriteError> {
         if self.fails {
-            return Err(WriteError::Quorum { needed: self.policy.w, got: 4, given_up: 0, failures: Vec::new() });
+            return Err(WriteError::Quorum {
+                needed: self.policy.w,
+                got: 4,
+                given_up: 0,
+                failures: Vec::new(),
+            });
         }
-        let stripes = self.refs.chunks(self.policy.k).map(|data| Arc::new(stripe(&self.policy, data))).collect();
+        let stripes =
+            self.refs.chunks(self.policy.k).map(|data| Arc::new(stripe(&self.policy, data))).collect();
         Ok(Written { blocks: self.refs, stripes })
     }
 }

@@ -33,13 +33,21 @@ impl World {
         Self { core, _dir: dir }
     }
 
-    async fn call(&self, method: Method, path: &str, token: Option<&str>, body: &str) -> (StatusCode, String) {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> (StatusCode, String) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request =
-            request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body.to_owned())).unwrap();
+        let request = request
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_owned()))
+            .unwrap();
         let response = router(Arc::clone(&self.core)).oneshot(request).await.unwrap();
         let status = response.status();
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -81,10 +89,7 @@ async fn health_says_what_is_missing() {
 #[tokio::test]
 async fn records_that_are_none_are_refused_with_a_reason() {
     let world = World::new().await;
-    for (body, reason) in [
-        ("{\"record\":\"***\"}", "base64"),
-        ("{\"record\":\"AAAA\"}", "node record"),
-    ] {
+    for (body, reason) in [("{\"record\":\"***\"}", "base64"), ("{\"record\":\"AAAA\"}", "node record")] {
         let (status, answer) = world.call(Method::POST, "/api/v1/nodes", Some(&world.token()), body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert!(answer.contains(reason), "{answer}");

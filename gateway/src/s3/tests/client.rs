@@ -35,7 +35,11 @@ impl Answer {
     #[track_caller]
     pub(super) fn expect_error(self, status: u16, code: &str) -> Self {
         let text = self.text();
-        assert!(self.status == status && text.contains(&format!("<Code>{code}</Code>")), "{}: {text}", self.status);
+        assert!(
+            self.status == status && text.contains(&format!("<Code>{code}</Code>")),
+            "{}: {text}",
+            self.status
+        );
         self
     }
 

@@ -5,7 +5,8 @@ use super::*;
 const PART: usize = 5 << 20;
 
 async fn create(world: &World, path: &str, headers: client::Headers<'_>) -> String {
-    let created = world.client.call("POST", &format!("{path}?uploads"), headers, b"").await.expect_status(200);
+    let created =
+        world.client.call("POST", &format!("{path}?uploads"), headers, b"").await.expect_status(200);
     let text = created.text();
     let start = text.find("<UploadId>").unwrap() + "<UploadId>".len();
     text[start..text.find("</UploadId>").unwrap()].to_owned()
