@@ -68,7 +68,9 @@ fn parse() -> Result<(Cli, Vec<settings::Setting>)> {
 }
 
 fn start_logging(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).with_context(|| {
+    // s3s logs every client's mistake at ERROR; whoever wants to see that names it in the filter.
+    let quiet = if filter.contains("s3s") { filter.to_owned() } else { format!("{filter},s3s=off") };
+    let filter = tracing_subscriber::EnvFilter::try_new(quiet).with_context(|| {
         format!("`{filter}` is not a log filter; write for example warn or holdfast_gateway=debug")
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -76,10 +78,7 @@ fn start_logging(filter: &str) -> Result<()> {
 }
 
 fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(&cli.command).context("cannot start the runtime")?;
     let outcome = runtime.block_on(async move {
         match cli.command {
             Command::Up(args) => up::run(args, output).await,
@@ -106,4 +105,15 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
     // What is worth waiting for has been awaited; blocking reads of standard input must not hold the exit.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
+}
+
+/// A node serves from one thread where cores are few: packets, hashing and replies then pass no thread border, and
+/// six nodes beside a gateway on two cores do not fight over them. The disk has threads of its own either way.
+fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let is_node = matches!(command, Command::Node(NodeCommand::Run(_)));
+    if is_node && node::serves_from_one_thread() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    }
 }

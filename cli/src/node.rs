@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use holdfast_protocol::rpc::{HelloParams, Peer};
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::transport::Transport;
-use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
+use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport, Threading};
 use holdfast_protocol::{NamespaceId, NodeId, OperatorId, SigningKey};
 use holdfast_storage_node::{Admission, Node, NodeConfig};
 use serde::{Deserialize, Serialize};
@@ -161,8 +161,20 @@ pub(crate) async fn open(
 
 /// Binds the node's QUIC endpoint.
 pub(crate) fn listen(node: &Node, address: SocketAddr) -> Result<Arc<QuicTransport>> {
-    QuicTransport::bind(QuicConfig::new(address, node.key()))
+    let mut config = QuicConfig::new(address, node.key());
+    if serves_from_one_thread() {
+        config.threading = Threading::Shared;
+    }
+    QuicTransport::bind(config)
         .with_context(|| format!("cannot listen for QUIC on {address}; choose another port"))
+}
+
+/// Up to this many cores a node serves from one thread; above, QUIC has its own and handlers spread.
+const CORES_FOR_ONE_THREAD: usize = 4;
+
+/// Whether this machine is one where a node is better off with one thread.
+pub(crate) fn serves_from_one_thread() -> bool {
+    std::thread::available_parallelism().map_or(1, usize::from) <= CORES_FOR_ONE_THREAD
 }
 
 /// `holdfast node run`.
