@@ -12,5 +12,5 @@ export ROCKSDB_STATIC=1
 # RocksDB is C++; with an archive of our own, the linker must be told so.
 export CXXSTDLIB=${CXXSTDLIB:-stdc++}
 command -v mold >/dev/null 2>&1 && export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="${CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS:--C link-arg=-fuse-ld=mold}"
-HOLDFAST_VENV="$HOLDFAST_CACHE/venv-1"
+HOLDFAST_VENV="$HOLDFAST_CACHE/venv-2"
 export HOLDFAST_VENV

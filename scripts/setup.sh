@@ -68,10 +68,10 @@ fi
 # --- clients for the tests ------------------------------------------------------------------------
 if [ "${1:-}" = "--tests" ]; then
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
-  venv="$cache/venv-1"
-  if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3' 2>/dev/null; then
+  venv="$cache/venv-2"
+  if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3, awscrt' 2>/dev/null; then
     echo "setup: installing the AWS CLI and boto3 into $venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet 'awscli==1.45.11' 'boto3==1.43.11'
+    "$venv/bin/pip" install --quiet 'awscli==1.45.11' 'boto3[crt]==1.43.11'
   fi
 fi
