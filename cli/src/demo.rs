@@ -151,18 +151,21 @@ async fn play(args: &DemoArgs, output: Output) -> Result<()> {
 
     upload(&s3, &args.dir.join("dataset"), total, output, &mut summary).await?;
     kill_two(&file, &admin, output, &mut summary).await?;
+    output.say("5. Every byte is read back with two of six nodes dead");
     read_back(&s3, &files, "read back with 2 of 6 nodes dead", output, &mut summary).await?;
+    output.say(format!("6. Every node is challenged for {CHUNKS} chunks"));
     challenge(&access, "challenge with 2 of 6 nodes dead", 4, output, &mut summary).await?;
 
-    output.say("6. Two fresh nodes join");
+    output.say("7. Two fresh nodes join");
     let mut fresh = Vec::new();
     for index in 0..2 {
         fresh.push(join_fresh(&args.dir, index, &file, &data).await?);
     }
-    output.say("7. Repair");
+    output.say("8. Repair rebuilds exactly the missing shards from any four");
     let report = repair::run_with_progress(&admin, output).await?;
     summary.add("repair", repair::sentence(&report));
 
+    output.say("9. Every node is challenged again, and every byte read back again");
     challenge(&access, "challenge after the repair", 6, output, &mut summary).await?;
     read_back(&s3, &files, "read back after the repair", output, &mut summary).await?;
     for node in fresh {
@@ -235,7 +238,6 @@ async fn read_back(
     output: Output,
     summary: &mut Summary,
 ) -> Result<()> {
-    output.say(format!("{} Every byte, {what}", if summary.rows.len() < 4 { "5." } else { "9." }));
     let total = files.iter().map(|file| file.len).sum();
     let bar = output.bytes_bar(total, "reading");
     let start = Instant::now();
@@ -275,7 +277,6 @@ async fn challenge(
     output: Output,
     summary: &mut Summary,
 ) -> Result<()> {
-    output.say(format!("   Every node is challenged for {CHUNKS} chunks"));
     let report = auditor::challenge_all(access, CHUNKS).await?;
     auditor::show(&report, output);
     let passed = report.nodes.iter().filter(|node| node.passed == node.asked && node.asked > 0).count();
