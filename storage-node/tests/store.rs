@@ -1,5 +1,8 @@
 //! The extent store, in both I/O modes, on disks that behave and disks that do not.
 
+// The lint excepts test functions only, not what they share.
+#![allow(clippy::unwrap_used)]
+
 #[path = "store/crash.rs"]
 mod crash;
 #[path = "store/lives.rs"]

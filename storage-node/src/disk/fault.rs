@@ -66,6 +66,15 @@ impl FaultDisk {
         self.state.lock().hold_syncs = true;
     }
 
+    /// Lets the syncs held so far through; later ones are still held.
+    pub fn release_held(&self) {
+        let mut state = self.state.lock();
+        for mut request in std::mem::take(&mut state.held) {
+            let result = state.perform(&mut request);
+            request.complete(result);
+        }
+    }
+
     /// Returns when a sync is held back.
     pub async fn held(&self) {
         self.held.notified().await;

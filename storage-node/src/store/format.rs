@@ -491,3 +491,131 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     out.copy_from_slice(&bytes[..N]);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret() -> Secret {
+        Secret(Zeroizing::new([7; 32]))
+    }
+
+    fn stamp() -> Stamp {
+        let place = Place { extent: 3, offset: 8192 };
+        Stamp { record: 11, group: 5, place, written_ms: 1_700_000_000_000 }
+    }
+
+    fn claim() -> ClaimEntry {
+        ClaimEntry {
+            sequence: 11,
+            target: 11,
+            digest: Digest([1; 32]),
+            agreement: AgreementId([2; 32]),
+            tag: ClaimTag([3; 16]),
+            scope: Some(ScopeId([4; 16])),
+            standing: Standing::Provisional,
+            lease_until_ms: 6,
+            retain_until_ms: 7,
+            created_ms: 8,
+            changed_ms: 9,
+            order: 10,
+        }
+    }
+
+    fn records() -> [RecordPage; 3] {
+        let len = BlockLen::new(40_000).unwrap();
+        let chain = vec![[5; 32], [6; 32], [7; 32]];
+        let tombstone = |cause| {
+            Entry::Tombstone(Tombstone {
+                sequence: 12,
+                target: 11,
+                place: stamp().place,
+                digest: Digest([1; 32]),
+                len: 40_000,
+                cause,
+                changed_ms: 13,
+            })
+        };
+        let gone = ClaimEntry { scope: None, standing: Standing::Gone, ..claim() };
+        let entries = vec![
+            Entry::Claim(gone),
+            tombstone(Cause::Released),
+            tombstone(Cause::Lost),
+            tombstone(Cause::OrderDropped(AgreementId([2; 32]))),
+        ];
+        [
+            RecordPage::Block(BlockPage { digest: Digest([1; 32]), len, chain, claim: claim() }),
+            RecordPage::Entries(entries),
+            RecordPage::Order(OrderPage {
+                digest: Digest([9; 32]),
+                len: 300,
+                agreement: AgreementId([2; 32]),
+            }),
+        ]
+    }
+
+    #[test]
+    fn records_read_back_as_written() {
+        for record in records() {
+            let mut page = vec![0xaa; PAGE];
+            write_record(&mut page, &stamp(), &record, &secret());
+            assert_eq!(read_record(&page, stamp().place, &secret()), Ok((stamp(), record)));
+        }
+        let head = ExtentHead { extent: 3, store: [8; 16], created_ms: 1, limit: 1 << 30 };
+        let mut page = vec![0xaa; PAGE];
+        write_head(&mut page, &head, &secret());
+        assert_eq!(read_head(&page, 3, &secret()), Ok(head));
+        assert_eq!(read_head(&page, 4, &secret()), Err(PageFault::Damaged));
+        assert_eq!(read_head(&[0; PAGE], 3, &secret()), Err(PageFault::Blank));
+    }
+
+    #[test]
+    fn a_page_counts_only_whole_in_its_place_and_under_its_secret() {
+        let mut page = vec![0; PAGE];
+        write_record(&mut page, &stamp(), &records()[0], &secret());
+        let place = stamp().place;
+        let elsewhere = [
+            Place { offset: place.offset + PAGE_BYTES, ..place },
+            Place { extent: place.extent + 1, ..place },
+        ];
+        for other in elsewhere {
+            assert_eq!(read_record(&page, other, &secret()), Err(PageFault::Damaged));
+        }
+        let stranger = Secret(Zeroizing::new([8; 32]));
+        assert_eq!(read_record(&page, place, &stranger), Err(PageFault::Damaged));
+        for at in 0..PAGE {
+            page[at] ^= 1;
+            assert_eq!(read_record(&page, place, &secret()), Err(PageFault::Damaged), "byte {at}");
+            page[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_apart_from_damage() {
+        let mut page = vec![0; PAGE];
+        write_record(&mut page, &stamp(), &records()[0], &secret());
+        page[8] = 2;
+        assert_eq!(read_record(&page, stamp().place, &secret()), Err(PageFault::Damaged));
+        secret().seal(&mut page, stamp().place.extent, stamp().place.offset);
+        assert_eq!(read_record(&page, stamp().place, &secret()), Err(PageFault::Newer));
+    }
+
+    /// The format is final: these digests change only with a new version of it.
+    #[test]
+    fn pages_are_byte_for_byte_those_of_version_one() {
+        let mut seen = Vec::new();
+        for record in records() {
+            let mut page = vec![0; PAGE];
+            write_record(&mut page, &stamp(), &record, &secret());
+            seen.push(blake3::hash(&page).to_hex()[..16].to_owned());
+        }
+        let head = ExtentHead { extent: 3, store: [8; 16], created_ms: 1, limit: 1 << 30 };
+        let mut page = vec![0; PAGE];
+        write_head(&mut page, &head, &secret());
+        seen.push(blake3::hash(&page).to_hex()[..16].to_owned());
+        assert_eq!(seen, GOLDEN);
+    }
+
+    const GOLDEN: [&str; 4] =
+        ["a3d2518fa75f92cc", "ff0f9eefc4f57631", "c8ab6efc19b8a889", "83d5bc1e9f48524f"];
+}

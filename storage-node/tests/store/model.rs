@@ -6,7 +6,7 @@ use holdfast_protocol::digest::Digest;
 use holdfast_protocol::message::BlockOutcome;
 use holdfast_protocol::record::{ClaimRef, ClaimState};
 use holdfast_storage_node::disk::FaultDisk;
-use holdfast_storage_node::store::Store;
+use holdfast_storage_node::store::{PutError, PutOutcome, Store};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -167,14 +167,38 @@ impl Run {
     }
 
     async fn crash(&mut self, block: u64, luck: u64, rebuild: bool) {
-        // A put whose sync never comes back, then the power goes.
+        // While one put's sync is held, others queue up; let through, they make one group of several records.
         self.disk.hold_syncs();
-        let data = content(block);
-        let store = std::sync::Arc::clone(&self.store);
-        let unanswered = tokio::spawn(async move { put(&store, &data).await });
+        let mut first = self.spawn_put(block);
         self.disk.held().await;
+        let others: Vec<_> = (1..4).map(|next| self.spawn_put(block + 100 * next)).collect();
+        // The puts run until they wait for the writer.
+        for _turn in 0..64 {
+            tokio::task::yield_now().await;
+        }
+        self.disk.release_held();
+        // A new extent is synced before its first group: there may be several syncs to let through.
+        let mut results = vec![loop {
+            tokio::select! {
+                biased;
+                result = &mut first => break result.unwrap().is_ok(),
+                () = self.disk.held() => self.disk.release_held(),
+            }
+        }];
+        assert!(results[0]);
+        // The next sync never comes back: the power goes.
+        let mut others = futures::future::join_all(others);
+        let answered = tokio::select! {
+            biased;
+            answered = &mut others => Some(answered),
+            () = self.disk.held() => None,
+        };
         self.disk.crash(|_, offset| luck.rotate_right((offset / 4096 % 64) as u32) & 1 == 1).unwrap();
-        assert!(unanswered.await.unwrap().is_err());
+        let answered = match answered {
+            Some(answered) => answered,
+            None => others.await,
+        };
+        results.extend(answered.into_iter().map(|result| result.unwrap().is_ok()));
         let copy = tempfile::tempdir().unwrap();
         copy_dir(self.dirs.last().unwrap().path(), copy.path());
         if rebuild {
@@ -182,12 +206,21 @@ impl Run {
         }
         self.dirs.push(copy);
         self.open();
-        // Unacknowledged, so either way is right; but then it must be whole.
-        let digest = Digest::of(&content(block));
-        if let Some(found) = read(&self.store, digest).await {
-            assert_eq!(found, content(block));
-            self.store.declare_lost(digest).await.unwrap();
+        for (number, acknowledged) in (0..).zip(results) {
+            let data = content(block + 100 * number);
+            let found = read(&self.store, Digest::of(&data)).await;
+            assert!(!acknowledged || found.is_some(), "an acknowledged put is gone");
+            // Unacknowledged, either way is right; but what is there must be whole.
+            if let Some(found) = found {
+                assert_eq!(found, data);
+                self.store.declare_lost(Digest::of(&data)).await.unwrap();
+            }
         }
+    }
+
+    fn spawn_put(&self, block: u64) -> tokio::task::JoinHandle<Result<PutOutcome, PutError>> {
+        let store = std::sync::Arc::clone(&self.store);
+        tokio::spawn(async move { put(&store, &content(block)).await })
     }
 
     async fn check(&self) {
@@ -230,7 +263,7 @@ fn reference(block: u64, number: u8) -> [ClaimRef; 1] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn what_was_acknowledged_is_what_is_there(ops in ops()) {
         let runtime =

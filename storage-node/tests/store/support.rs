@@ -99,18 +99,32 @@ pub(crate) fn first(digest: Digest) -> ClaimRef {
 }
 
 /// A copy of a store's directory as a crash would leave it: what RocksDB has in memory only is not in it.
-/// The index is copied more than once if it changed under the copy.
+/// A copy during which RocksDB removed a file is no single moment's, and is made again.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
+    for _attempt in 0..100 {
+        match try_copy(from, to) {
+            Ok(()) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::remove_dir_all(to).unwrap();
+            }
+            Err(error) => panic!("copying: {error}"),
         }
     }
+    panic!("the index never held still");
+}
+
+fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            try_copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Every test of a mode, for both modes.

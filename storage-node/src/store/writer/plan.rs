@@ -210,8 +210,11 @@ impl Writer {
         match old {
             None if held.claims() >= CLAIMS_PER_BLOCK_MAX => return Err(Stop::TooManyClaims),
             Some(old) if old.standing != Standing::Trash => {
+                // Only a provisional claim has a lease that matters.
+                let leased = old.standing == Standing::Provisional;
+                let lease_until_ms = if leased { entry.lease_until_ms } else { 0 };
                 entry = ClaimEntry {
-                    lease_until_ms: old.lease_until_ms.max(entry.lease_until_ms),
+                    lease_until_ms: old.lease_until_ms.max(lease_until_ms),
                     retain_until_ms: old.retain_until_ms.max(entry.retain_until_ms),
                     changed_ms: entry.changed_ms,
                     ..old
