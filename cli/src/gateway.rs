@@ -1,5 +1,6 @@
 //! `gateway run`, and what `up` shares with it: opening, announcing and running a gateway.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,6 +28,13 @@ pub(crate) fn keys(data: &Path, label: &str) -> Result<GatewayKeys> {
     std::fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
     GatewayKeys::load_or_create(data, label, SystemClock.now_ms())
         .with_context(|| format!("cannot open the data directory {}", data.display()))
+}
+
+/// Binds the gateway's QUIC endpoint.
+pub(crate) fn quic(listen: SocketAddr, keys: &GatewayKeys) -> Result<Arc<dyn Transport>> {
+    let quic = QuicTransport::bind(QuicConfig::new(listen, Arc::clone(keys.transport())))
+        .with_context(|| format!("cannot listen for QUIC on {listen}; choose another with --quic-listen"))?;
+    Ok(quic)
 }
 
 /// The policy of this name.
@@ -102,11 +110,7 @@ impl Opened {
 pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode> {
     let stop = stop_token(args.stop_on_stdin_eof)?;
     let keys = keys(&args.data, "gateway")?;
-    let quic = QuicTransport::bind(QuicConfig::new(args.quic_listen, Arc::clone(keys.transport())))
-        .with_context(|| {
-            format!("cannot listen for QUIC on {}; choose another with --quic-listen", args.quic_listen)
-        })?;
-    let quic: Arc<dyn Transport> = quic;
+    let quic = quic(args.quic_listen, &keys)?;
     let mut config = GatewayConfig::new(args.data.clone(), keys, Arc::clone(&quic));
     config.policy = policy(args.policy)?;
     config.s3_listen = args.s3_listen;

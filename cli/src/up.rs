@@ -12,7 +12,6 @@ use holdfast_protocol::record::Policy;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::first_of::FirstOf;
 use holdfast_protocol::transport::memory::MemoryNetwork;
-use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_storage_node::Node;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -50,10 +49,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     let keys = gateway::keys(&args.data, "up")?;
     let dirs = node_dirs(&args)?;
     let capacity = capacity(&args, &dirs)?;
-    let quic: Arc<dyn Transport> = QuicTransport::bind(QuicConfig::new(
-        SocketAddr::from(([127, 0, 0, 1], 0)),
-        Arc::clone(keys.transport()),
-    ))?;
+    let quic = gateway::quic(SocketAddr::from(([127, 0, 0, 1], 0)), &keys)?;
     let memory = MemoryNetwork::new();
     // The nodes outlive the gateway's drain, so that requests in flight find them.
     let stop_nodes = CancellationToken::new();

@@ -1,9 +1,11 @@
 //! The storage node: extents on disk, an index that can be rebuilt, and the server in front of them.
 
 pub mod disk;
-pub mod store;
 pub mod metric;
 pub mod node;
 mod server;
+pub mod store;
 
-pub use node::{Admission, LeasePolicy, LeaseReport, Misbehaviour, Node, NodeConfig, NodeLimits, OpenNodeError};
+pub use node::{
+    Admission, LeasePolicy, LeaseReport, Misbehaviour, Node, NodeConfig, NodeLimits, OpenNodeError,
+};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Action, Disk, DiskFile, PAGE, Request};
+use super::{Action, Disk, DiskFile, PAGE, Request, run_blocking};
 
 /// Which requests fail.
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,6 +165,11 @@ impl Disk for FaultDisk {
         let result = state.perform(&mut request);
         drop(state);
         request.complete(result);
+    }
+
+    fn sync(&self, file: &Arc<DiskFile>) -> io::Result<()> {
+        // As a request, so that a test can hold or fail it.
+        run_blocking(self, file, Action::Sync, 0, (None, 0)).0
     }
 
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<DiskFile>> {

@@ -21,8 +21,9 @@ use crate::node::limits::{BODY_DEADLINE_MS, BODY_IDLE_DEADLINE_MS};
 use crate::node::receipts::Held;
 use crate::store::{BlockBuffer, NewBlock};
 
-/// Hashing waits until this much has come: BLAKE3 runs over whole groups, and several at once are hashed faster than
-/// one by one, while the bytes are still in the cache.
+/// A body is taken in steps of this much: BLAKE3 runs over whole groups, several at once are hashed faster than one by
+/// one while the bytes are still in the cache, and one deadline a step costs less than one a packet. A sender that takes
+/// longer over a step than the idle deadline is cut.
 const HASH_STEP: usize = 4 * GROUP_LEN as usize;
 
 /// Keeps a block provisionally and answers with a signed receipt.
@@ -102,29 +103,31 @@ async fn receive(
     len: BlockLen,
     mut body: Body<'_>,
 ) -> Result<(BlockBuffer, Digest, GroupTree), Refusal> {
+    let idle = Duration::from_millis(BODY_IDLE_DEADLINE_MS);
     let whole = async {
         let mut hasher = BlockHasher::new();
         let mut hashed = 0;
         while buffer.remaining() > 0 {
-            let Some(piece) = next_piece(&mut body, buffer.remaining()).await? else {
-                return Err(Refusal::new(
-                    RefusalReason::Malformed,
-                    format!("the body ended after {} of {len} bytes", buffer.filled()),
-                ));
-            };
-            if !buffer.extend_from_slice(&piece) {
-                return Err(refuse_long(len));
+            let step = buffer.remaining().min(HASH_STEP);
+            let more = body.buffered.pipe_exact(body.recv, step, |piece| {
+                let fits = buffer.extend_from_slice(&piece);
+                debug_assert!(fits, "a step never passes what remains");
+            });
+            match tokio::time::timeout(idle, more).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(refuse_short(buffer.filled(), len, &error)),
+                Err(_) => return Err(refuse_slow()),
             }
-            if buffer.filled() - hashed >= HASH_STEP {
-                let upto = buffer.filled() - buffer.filled() % GROUP_LEN as usize;
-                hasher.update(&buffer.data()[hashed..upto]);
-                hashed = upto;
-            }
+            let upto = buffer.filled() - buffer.filled() % GROUP_LEN as usize;
+            hasher.update(&buffer.data()[hashed..upto]);
+            hashed = upto;
         }
         hasher.update(&buffer.data()[hashed..]);
-        match next_piece(&mut body, 1).await? {
-            None => Ok(hasher.finish()),
-            Some(_) => Err(refuse_long(len)),
+        match tokio::time::timeout(idle, body.buffered.next(body.recv, 1)).await {
+            Ok(Ok(None)) => Ok(hasher.finish()),
+            Ok(Ok(Some(_))) => Err(refuse_long(len)),
+            Ok(Err(error)) => Err(refuse_short(buffer.filled(), len, &error)),
+            Err(_) => Err(refuse_slow()),
         }
     };
     match tokio::time::timeout(Duration::from_millis(BODY_DEADLINE_MS), whole).await {
@@ -133,13 +136,8 @@ async fn receive(
     }
 }
 
-async fn next_piece(body: &mut Body<'_>, most: usize) -> Result<Option<bytes::Bytes>, Refusal> {
-    let idle = Duration::from_millis(BODY_IDLE_DEADLINE_MS);
-    match tokio::time::timeout(idle, body.buffered.next(body.recv, most)).await {
-        Ok(Ok(piece)) => Ok(piece),
-        Ok(Err(error)) => Err(Refusal::new(RefusalReason::Malformed, format!("the body broke off: {error}"))),
-        Err(_) => Err(refuse_slow()),
-    }
+fn refuse_short(filled: usize, len: BlockLen, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalReason::Malformed, format!("the body ended after {filled} of {len} bytes: {error}"))
 }
 
 fn refuse_slow() -> Refusal {

@@ -18,7 +18,7 @@ use super::format::{self, ENTRIES_PER_PAGE, Entry, PAGE_BYTES, Place, RecordPage
 use super::index::Txn;
 use super::index::rows::MetaRow;
 use super::types::CommitGroupId;
-use crate::disk::{Action, AlignedBuf, Completion, DiskFile, PAGE, Request, run_blocking};
+use crate::disk::{Action, AlignedBuf, Completion, DiskFile, PAGE, Request};
 
 mod extent;
 mod plan;
@@ -297,7 +297,7 @@ impl Writer {
         }
         match first_error {
             Some(error) => Err(error),
-            None => run_blocking(&**disk, file, Action::Sync, 0, (None, 0)).0,
+            None => disk.sync(file),
         }
     }
 

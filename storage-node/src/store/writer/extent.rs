@@ -79,7 +79,7 @@ impl Writer {
             let head = ExtentHead { extent: id, store: shared.id, created_ms, limit: shared.extent_bytes };
             format::write_head(&mut page, &head, &shared.secret);
             run_blocking(&*shared.disk, &file, Action::Write, 0, (Some(page), PAGE)).0?;
-            run_blocking(&*shared.disk, &file, Action::Sync, 0, (None, 0)).0?;
+            shared.disk.sync(&file)?;
             shared.disk.sync_dir(&shared.extents)?;
             Ok(allocated)
         })();
