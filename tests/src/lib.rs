@@ -23,14 +23,19 @@ pub fn program() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let test = std::env::current_exe()?;
-    let path = test.parent().and_then(Path::parent).context("the test lies in target/PROFILE/deps")?.join("holdfast");
+    let path = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the test lies in target/PROFILE/deps")?
+        .join("holdfast");
     ensure!(path.exists(), "{} is not built; run `make checked`", path.display());
     Ok(path)
 }
 
 /// A program of the test clients' virtual environment.
 pub fn client_program(name: &str) -> Result<PathBuf> {
-    let venv = std::env::var_os("HOLDFAST_VENV").context("HOLDFAST_VENV is not set; run through `make test`")?;
+    let venv =
+        std::env::var_os("HOLDFAST_VENV").context("HOLDFAST_VENV is not set; run through `make test`")?;
     let path = Path::new(&venv).join("bin").join(name);
     ensure!(path.exists(), "{} is missing; run scripts/setup.sh --tests", path.display());
     Ok(path)
@@ -144,7 +149,8 @@ const ANY_PORT: [&str; 4] = ["--s3-listen", "127.0.0.1:0", "--web-listen", "127.
 impl Network {
     /// `holdfast up` on `data`, with nodes as processes of their own or inside.
     pub fn up(data: &Path, more: &[&str]) -> Result<Self> {
-        let mut args = vec!["up", "--data", data.to_str().context("UTF-8")?, "--quic-port", "0", "--capacity", "8GB"];
+        let mut args =
+            vec!["up", "--data", data.to_str().context("UTF-8")?, "--quic-port", "0", "--capacity", "8GB"];
         args.extend(ANY_PORT);
         args.extend(more);
         let gateway = Process::start(&args)?;
@@ -186,8 +192,18 @@ impl Network {
     pub fn add_node(&mut self, dir: &Path, lie: Option<&str>) -> Result<Value> {
         let token = self.data.join("admin-token");
         let args = [
-            "node", "run", "--dir", dir.to_str().context("UTF-8")?, "--capacity", "8GB", "--listen", "127.0.0.1:0",
-            "--join", &self.web(), "--token-file", token.to_str().context("UTF-8")?,
+            "node",
+            "run",
+            "--dir",
+            dir.to_str().context("UTF-8")?,
+            "--capacity",
+            "8GB",
+            "--listen",
+            "127.0.0.1:0",
+            "--join",
+            &self.web(),
+            "--token-file",
+            token.to_str().context("UTF-8")?,
         ];
         let environment: Vec<_> = lie.map(|lie| ("HOLDFAST_TEST_MISBEHAVE", lie)).into_iter().collect();
         let node = Process::start_with(&args, &environment)?;
@@ -223,7 +239,9 @@ impl Network {
     /// Runs the AWS CLI against this network.
     pub fn aws(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(client_program("aws")?);
-        self.environment(&mut command).args(["--profile", "holdfast", "--endpoint-url", &self.s3()]).args(args);
+        self.environment(&mut command)
+            .args(["--profile", "holdfast", "--endpoint-url", &self.s3()])
+            .args(args);
         Ok(command.output()?)
     }
 
@@ -268,13 +286,16 @@ impl Network {
             .stdin(Stdio::null())
             .output()?;
         let text = succeeded(output, &format!("holdfast {}", args.join(" ")))?;
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("`{line}` is no JSON"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("`{line}` is no JSON")))
+            .collect()
     }
 
     /// An admin call with GET.
     pub fn api(&self, path: &str) -> Result<Value> {
         let token = std::fs::read_to_string(self.data.join("admin-token"))?;
-        let (status, body) = http_get(&self.web(), path, &[("Authorization", &format!("Bearer {}", token.trim()))])?;
+        let (status, body) =
+            http_get(&self.web(), path, &[("Authorization", &format!("Bearer {}", token.trim()))])?;
         ensure!(status == 200, "{path} answered {status}: {body}");
         Ok(serde_json::from_str(&body)?)
     }
@@ -345,7 +366,10 @@ pub fn tree(root: &Path) -> Result<Vec<(String, [u8; 32])>> {
 /// Deterministic bytes that do not compress and repeat nowhere.
 pub fn bytes_of(seed: &str, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    blake3::Hasher::new_derive_key("holdfast tests v1").update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new_derive_key("holdfast tests v1")
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(&mut bytes);
     bytes
 }
 

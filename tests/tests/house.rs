@@ -51,7 +51,8 @@ fn arrows_between_parts_point_one_way() -> Result<()> {
     let mut forbidden = Vec::new();
     for package in metadata["packages"].as_array().context("packages")? {
         let name = package["name"].as_str().context("name")?;
-        let may = allowed.get(name).with_context(|| format!("{name} is a new part: give it its arrows here"))?;
+        let may =
+            allowed.get(name).with_context(|| format!("{name} is a new part: give it its arrows here"))?;
         seen.insert(name.to_owned());
         for dependency in package["dependencies"].as_array().context("dependencies")? {
             let target = dependency["name"].as_str().context("dependency name")?;

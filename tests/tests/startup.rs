@@ -98,7 +98,9 @@ fn a_policy_larger_than_the_network_is_refused_by_name() -> Result<()> {
 
 #[test]
 fn help_has_examples_and_a_wrong_cid_says_so() -> Result<()> {
-    for command in [&["up"][..], &["node", "run"], &["put"], &["get"], &["auditor", "challenge"], &["inspect"]] {
+    for command in
+        [&["up"][..], &["node", "run"], &["put"], &["get"], &["auditor", "challenge"], &["inspect"]]
+    {
         let output = Command::new(program()?).args(command).arg("--help").output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains("Example"), "{command:?} has no example:\n{text}");

@@ -10,10 +10,18 @@ use rustix::process::Signal;
 fn make_tree(root: &Path) -> Result<()> {
     for index in 0..1000 {
         let len = 5_000 + (index * 7919) % 190_000;
-        write_file(root, &format!("images/{:02}/{index:05}.jpg", index % 20), &bytes_of(&format!("image {index}"), len))?;
+        write_file(
+            root,
+            &format!("images/{:02}/{index:05}.jpg", index % 20),
+            &bytes_of(&format!("image {index}"), len),
+        )?;
     }
     for index in 0..20 {
-        write_file(root, &format!("shards/{index:04}.tar"), &bytes_of(&format!("shard {index}"), 10_500_000))?;
+        write_file(
+            root,
+            &format!("shards/{index:04}.tar"),
+            &bytes_of(&format!("shard {index}"), 10_500_000),
+        )?;
     }
     write_file(root, "checkpoints/model.safetensors", &bytes_of("checkpoint", 200_000_123))?;
     write_file(root, "empty", b"")
