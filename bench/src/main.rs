@@ -201,16 +201,13 @@ async fn measure_network(plan: &Plan, common: &CommonArgs) -> Result<Vec<Line>> 
 }
 
 fn scenario(network: &Network, common: &CommonArgs) -> Scenario {
-    let server = Server {
-        endpoint: Endpoint::plain(network.s3),
-        credentials: network.credentials.clone(),
-        bucket: BUCKET.to_owned(),
-        pattern: Pattern::new(SEED),
+    let server = |endpoint| {
+        let (credentials, bucket) = (network.credentials.clone(), BUCKET.to_owned());
+        Arc::new(Server { endpoint, credentials, bucket, pattern: Pattern::new(SEED) })
     };
     Scenario {
-        server: Arc::new(server),
-        // `holdfast up` serves S3 over plain HTTP alone; TLS is measured with `against`.
-        tls: None,
+        server: server(Endpoint::plain(network.s3)),
+        tls: Some(server(network.s3_tls.clone())),
         watched: network.watched.clone(),
         size: common.size(),
         only: common.only.clone(),

@@ -57,6 +57,8 @@ pub(crate) struct Network {
     pub(crate) ready_after: Duration,
     /// Where S3 is served.
     pub(crate) s3: SocketAddr,
+    /// Where S3 is served over TLS.
+    pub(crate) s3_tls: Endpoint,
     /// With which keys.
     pub(crate) credentials: Credentials,
     /// Its processes.
@@ -73,6 +75,7 @@ impl Network {
         command.arg("up").arg("--json").arg("--stop-on-stdin-eof");
         command.arg("--data").arg(&plan.data).args(["--quic-port", "0"]);
         command.arg("--s3-listen").arg(s3.to_string()).arg("--web-listen").arg(web.to_string());
+        command.args(["--s3-tls-listen", "127.0.0.1:0"]);
         if plan.mode == Mode::Separate {
             command.arg("--separate-nodes");
         }
@@ -93,9 +96,10 @@ impl Network {
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read the credentials in {}", path.display()))?;
         let credentials = Credentials::parse(&text, "holdfast")?;
+        let s3_tls = tls_endpoint(&plan.data)?;
         let pid = child.id().context("the gateway ended right after it was ready")?;
         let watched = Watched::tree_of(pid);
-        Ok(Self { child, log, ready_after, s3, credentials, watched })
+        Ok(Self { child, log, ready_after, s3, s3_tls, credentials, watched })
     }
 
     /// Stops it as its user would, and waits.
@@ -113,6 +117,18 @@ impl Network {
             Err(_) => bail!("`holdfast up` did not stop within {STOP_MAX:?}"),
         }
     }
+}
+
+/// The TLS side as `network.json` tells it, trusting its certificate alone.
+fn tls_endpoint(data: &Path) -> Result<Endpoint> {
+    let path = data.join("network.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let network: serde_json::Value = serde_json::from_str(&text)?;
+    let field = |name: &str| {
+        network[name].as_str().with_context(|| format!("{} does not say {name}", path.display()))
+    };
+    let address = field("s3_tls")?.trim_start_matches("https://").parse()?;
+    Endpoint::tls(address, "localhost", Path::new(field("s3_tls_ca")?))
 }
 
 async fn is_ready(web: SocketAddr) -> bool {

@@ -87,6 +87,9 @@ pub(crate) struct UpArgs {
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
     pub(crate) s3_listen: SocketAddr,
+    /// S3 over TLS
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Where the pages, the admin API, /metrics and /healthz are
     #[arg(long, env = "HOLDFAST_WEB_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub(crate) web_listen: SocketAddr,
@@ -102,6 +105,20 @@ pub(crate) struct UpArgs {
     /// Stop when standard input ends (for programs that start us)
     #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
     pub(crate) stop_on_stdin_eof: bool,
+}
+
+/// S3 over TLS, beside plain HTTP.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TlsArgs {
+    /// Where S3 clients connect over TLS [default: nowhere]
+    #[arg(long, env = "HOLDFAST_S3_TLS_LISTEN", value_name = "ADDR")]
+    pub(crate) s3_tls_listen: Option<SocketAddr>,
+    /// Certificate chain for S3 over TLS, PEM [default: self-signed, kept in DIR/tls/cert.pem]
+    #[arg(long, env = "HOLDFAST_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "s3_tls_listen"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, env = "HOLDFAST_TLS_KEY", value_name = "FILE", requires_all = ["tls_cert", "s3_tls_listen"])]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// What a disk owner does.
@@ -199,6 +216,9 @@ pub(crate) struct GatewayRunArgs {
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
     pub(crate) s3_listen: SocketAddr,
+    /// S3 over TLS
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     /// Where the pages, the admin API, /metrics and /healthz are
     #[arg(long, env = "HOLDFAST_WEB_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub(crate) web_listen: SocketAddr,

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use holdfast_gateway::{Gateway, GatewayConfig, GatewayKeys};
+use holdfast_gateway::{CertificateFiles, Gateway, GatewayConfig, GatewayKeys, TlsConfig};
 use holdfast_protocol::record::{Policy, PolicyName};
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::GatewayRunArgs;
+use crate::args::{GatewayRunArgs, TlsArgs};
 use crate::client::Admin;
 use crate::network::{NetworkFile, NodeEntry, write_credentials};
 use crate::output::Output;
@@ -42,6 +42,13 @@ pub(crate) fn policy(name: PolicyName) -> Result<Policy> {
     Policy::by_name(name).with_context(|| format!("{name} is not a policy for objects"))
 }
 
+/// S3 over TLS as the options ask for it.
+pub(crate) fn tls(args: &TlsArgs) -> Option<TlsConfig> {
+    let files = args.tls_cert.clone().zip(args.tls_key.clone());
+    let files = files.map(|(cert, key)| CertificateFiles { cert, key });
+    Some(TlsConfig { listen: args.s3_tls_listen?, files })
+}
+
 /// A gateway that is open and has left its addresses and credentials in the data directory.
 pub(crate) struct Opened {
     pub(crate) gateway: Arc<Gateway>,
@@ -57,6 +64,8 @@ pub(crate) async fn open(config: GatewayConfig, nodes: Vec<NodeEntry>) -> Result
     let credentials = write_credentials(&data, &keys.access_key, &keys.secret_key)?;
     let network = NetworkFile {
         s3: format!("http://{}", gateway.s3_addr()),
+        s3_tls: gateway.s3_tls_addr().map(|address| format!("https://{address}")),
+        s3_tls_ca: gateway.s3_tls_ca().map(std::path::absolute).transpose()?,
         web: format!("http://{}", gateway.web_addr()),
         pid: std::process::id(),
         namespace: gateway.keys().namespace_id().to_string(),
@@ -96,6 +105,15 @@ impl Opened {
         Ok(())
     }
 
+    /// Where S3 is served over TLS and what to trust, for people.
+    pub(crate) fn tls_line(&self) -> Option<String> {
+        let url = self.network.s3_tls.as_ref()?;
+        Some(match &self.network.s3_tls_ca {
+            Some(ca) => format!("  S3 over TLS  {url} (clients must trust {})", ca.display()),
+            None => format!("  S3 over TLS  {url}"),
+        })
+    }
+
     /// The line to try next.
     pub(crate) fn try_next(&self) -> String {
         format!(
@@ -114,6 +132,7 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     let mut config = GatewayConfig::new(args.data.clone(), keys, Arc::clone(&quic));
     config.policy = policy(args.policy)?;
     config.s3_listen = args.s3_listen;
+    config.s3_tls = tls(&args.tls);
     config.web_listen = args.web_listen;
     let opened = open(config, Vec::new()).await?;
     output.value(&serde_json::json!({ "event": "open", "network": opened.network }));
@@ -124,6 +143,9 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
         opened.network.web,
         opened.credentials.display()
     ));
+    if let Some(line) = opened.tls_line() {
+        output.say(line);
+    }
     output.say(format!(
         "  waiting for nodes; each joins with\n    holdfast node run --dir DIR --capacity 500GB --join {} --token-file {}",
         opened.network.web,

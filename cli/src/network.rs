@@ -17,6 +17,12 @@ use crate::args::NetworkArgs;
 pub(crate) struct NetworkFile {
     /// S3 address.
     pub(crate) s3: String,
+    /// S3 address over TLS, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) s3_tls: Option<String>,
+    /// The certificate that its clients must trust, when we signed it ourselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) s3_tls_ca: Option<PathBuf>,
     /// Web address.
     pub(crate) web: String,
     /// Process id of the gateway.

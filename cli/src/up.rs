@@ -63,6 +63,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     let mut config = GatewayConfig::new(args.data.clone(), keys, transport);
     config.policy = policy;
     config.s3_listen = args.s3_listen;
+    config.s3_tls = gateway::tls(&args.tls);
     config.web_listen = args.web_listen;
     config.seeds = nodes.seeds()?;
     let outcome = match gateway::open(config, nodes.entries.clone()).await {
@@ -92,6 +93,9 @@ fn announce(opened: &gateway::Opened, args: &UpArgs, policy: Policy, output: Out
         describe(policy)
     ));
     output.say(format!("  S3           {}", opened.network.s3));
+    if let Some(line) = opened.tls_line() {
+        output.say(line);
+    }
     output.say(format!("  web          {}", opened.network.web));
     output.say(format!("  credentials  {} (profile holdfast)", opened.credentials.display()));
     output.say(format!("  try          {}", opened.try_next()));

@@ -22,6 +22,24 @@ pub struct SeedNode {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// S3 over TLS, beside plain HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Where it is served.
+    pub listen: SocketAddr,
+    /// The operator's certificate and key; without them a self-signed pair is kept in the data directory.
+    pub files: Option<CertificateFiles>,
+}
+
+/// PEM files of a certificate chain and its private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the server's certificate first.
+    pub cert: PathBuf,
+    /// The key.
+    pub key: PathBuf,
+}
+
 /// Everything [`crate::Gateway::open`] needs.
 #[derive(Clone)]
 pub struct GatewayConfig {
@@ -31,6 +49,8 @@ pub struct GatewayConfig {
     pub keys: GatewayKeys,
     /// Where S3 is served.
     pub s3_listen: SocketAddr,
+    /// S3 over TLS, if it is wanted.
+    pub s3_tls: Option<TlsConfig>,
     /// Where the admin API, the pages and the metrics are served.
     pub web_listen: SocketAddr,
     /// The policy of new objects.
@@ -58,6 +78,7 @@ impl GatewayConfig {
             dir,
             keys,
             s3_listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            s3_tls: None,
             web_listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             policy: Policy::LOCAL,
             transport,
@@ -76,6 +97,7 @@ impl fmt::Debug for GatewayConfig {
         f.debug_struct("GatewayConfig")
             .field("dir", &self.dir)
             .field("s3_listen", &self.s3_listen)
+            .field("s3_tls", &self.s3_tls)
             .field("web_listen", &self.web_listen)
             .field("policy", &self.policy.name)
             .field("seeds", &self.seeds.len())
@@ -145,6 +167,8 @@ pub struct HttpLimits {
     pub head_bytes: usize,
     /// How long the head of a request may take, which also bounds how long a connection may idle.
     pub head_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a body may go without a byte.
     pub body_idle_timeout: Duration,
     /// How long a client may leave our answer unread.
@@ -158,6 +182,7 @@ impl Default for HttpLimits {
             headers: 100,
             head_bytes: 64 * 1024,
             head_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(60),
             write_idle_timeout: Duration::from_secs(120),
         }

@@ -4,7 +4,7 @@
 //! happens between requests in [`crate::background`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -26,13 +26,19 @@ pub(crate) mod network;
 mod placement;
 pub(crate) mod plane;
 pub(crate) mod telemetry;
+mod tls;
 
 pub(crate) use self::core::Core;
+use self::listen::Listener;
+use self::tls::Tls;
+pub use self::tls::TlsError;
 
 /// An open gateway: metadata open, sockets bound, nothing served before [`Gateway::run`].
 pub struct Gateway {
     core: Arc<Core>,
     s3_addr: SocketAddr,
+    s3_tls_addr: Option<SocketAddr>,
+    s3_tls_ca: Option<PathBuf>,
     web_addr: SocketAddr,
     /// Taken by the first `run`.
     parts: Mutex<Option<Parts>>,
@@ -40,15 +46,16 @@ pub struct Gateway {
 
 /// What `run` consumes.
 struct Parts {
-    s3: TcpListener,
-    web: TcpListener,
+    s3: Listener,
+    s3_tls: Option<Listener>,
+    web: Listener,
     connections: background::Connections,
     /// Locks the data directory while it lives.
     lock: std::fs::File,
 }
 
 impl Gateway {
-    /// Opens the metadata under the data directory, makes the first access key on the first open, and binds both
+    /// Opens the metadata under the data directory, makes the first access key on the first open, and binds all
     /// listeners.
     pub async fn open(config: GatewayConfig) -> Result<Arc<Self>, OpenGatewayError> {
         let lock = lock_directory(&config)?;
@@ -59,8 +66,11 @@ impl Gateway {
         )?;
         // Sockets before metadata: a port in use is the commoner mistake, and cheaper to find.
         let s3 = listen::bind("S3", config.s3_listen, "--s3-listen").await?;
+        let (s3_tls, s3_tls_ca) = bind_tls(&config).await?.unzip();
+        let s3_tls_ca = s3_tls_ca.flatten();
         let web = listen::bind("the web side", config.web_listen, "--web-listen").await?;
         let (s3_addr, web_addr) = (addr_of(&s3, config.s3_listen), addr_of(&web, config.web_listen));
+        let s3_tls_addr = s3_tls.as_ref().and_then(|listener| listener.tcp.local_addr().ok());
         let rocks = RocksConfig::new(config.dir.join("meta"));
         let opening = tokio::task::spawn_blocking(move || RocksStore::open(&rocks));
         let store: Arc<dyn MetaStore> = opening.await.map_err(|_| OpenGatewayError::Stopping)??;
@@ -68,8 +78,14 @@ impl Gateway {
         let meta = Meta::open(store, namespace, Arc::clone(&config.clock)).await?;
         let (core, connections) = Core::over_network(config, meta, access_keys);
         background::restore_nodes(&core).await?;
-        let parts = Mutex::new(Some(Parts { s3, web, connections, lock }));
-        Ok(Arc::new(Self { core, s3_addr, web_addr, parts }))
+        let parts = Mutex::new(Some(Parts {
+            s3: Listener::plain(s3),
+            s3_tls,
+            web: Listener::plain(web),
+            connections,
+            lock,
+        }));
+        Ok(Arc::new(Self { core, s3_addr, s3_tls_addr, s3_tls_ca, web_addr, parts }))
     }
 
     /// Serves until `stop` fires, then lets requests in flight finish within the drain deadline, flushes and closes.
@@ -82,8 +98,13 @@ impl Gateway {
         let background = background::start(Arc::clone(core), parts.connections, stop_background.clone());
         tracing::info!(s3 = %self.s3_addr, web = %self.web_addr, "the gateway serves");
         let s3 = listen::serve(parts.s3, s3::handler(Arc::clone(core)), http, stop.clone(), drain);
+        let s3_tls = async {
+            if let Some(listener) = parts.s3_tls {
+                listen::serve(listener, s3::handler(Arc::clone(core)), http, stop.clone(), drain).await;
+            }
+        };
         let web = listen::serve(parts.web, web::handler(Arc::clone(core)), http, stop.clone(), drain);
-        tokio::join!(s3, web);
+        tokio::join!(s3, s3_tls, web);
         stop_background.cancel();
         background.stopped().await;
         core.meta.close().await?;
@@ -95,6 +116,16 @@ impl Gateway {
     /// Where S3 is served; with the real port when 0 was asked for.
     pub fn s3_addr(&self) -> SocketAddr {
         self.s3_addr
+    }
+
+    /// Where S3 is served over TLS, if it is.
+    pub fn s3_tls_addr(&self) -> Option<SocketAddr> {
+        self.s3_tls_addr
+    }
+
+    /// The PEM file that clients of the TLS side must trust; `None` when the operator brought a certificate.
+    pub fn s3_tls_ca(&self) -> Option<&Path> {
+        self.s3_tls_ca.as_deref()
     }
 
     /// Where the web side is served.
@@ -115,6 +146,14 @@ impl Gateway {
 
 fn addr_of(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// The TLS listener, if one is wanted, and the file to trust if we signed the certificate ourselves.
+async fn bind_tls(config: &GatewayConfig) -> Result<Option<(Listener, Option<PathBuf>)>, OpenGatewayError> {
+    let Some(wanted) = &config.s3_tls else { return Ok(None) };
+    let Tls { acceptor, ca } = Tls::prepare(&config.dir, wanted, config.clock.now_ms())?;
+    let tcp = listen::bind("S3 over TLS", wanted.listen, "--s3-tls-listen").await?;
+    Ok(Some((Listener { tcp, tls: Some(acceptor) }, ca)))
 }
 
 /// One gateway per directory: two would each believe to be the only writer of the local metadata.
@@ -162,6 +201,9 @@ pub enum OpenGatewayError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// S3 over TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Another gateway runs on this directory.
     #[error("another gateway uses {path}; stop it first, or choose another --data", path = .path.display())]
     InUse {
@@ -192,6 +234,7 @@ impl OpenGatewayError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Keys(error) => error.is_retryable(),
+            Self::Tls(error) => error.is_retryable(),
             Self::Store(error) => error.is_retryable(),
             Self::Meta(error) => error.is_retryable(),
             Self::PortInUse { .. }

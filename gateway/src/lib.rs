@@ -15,6 +15,6 @@ mod s3;
 pub mod unixfs;
 pub mod web;
 
-pub use config::{GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing};
-pub use gateway::{Gateway, OpenGatewayError, RunGatewayError};
+pub use config::{CertificateFiles, GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing, TlsConfig};
+pub use gateway::{Gateway, OpenGatewayError, RunGatewayError, TlsError};
 pub use keys::{AdminToken, Credentials, DATA_FORMAT, GatewayKeys, KeysError, RootKey};

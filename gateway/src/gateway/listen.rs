@@ -1,4 +1,4 @@
-//! Listening sockets: HTTP/1.1 with every bound set and TCP_NODELAY on every connection.
+//! Listening sockets: HTTP/1.1, plain or over TLS, with every bound set and TCP_NODELAY on every connection.
 //!
 //! Without TCP_NODELAY a small answer waits for the client's delayed acknowledgement, 40 ms.
 
@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -72,11 +73,26 @@ pub(crate) async fn bind(
     })
 }
 
+/// A socket to serve on.
+pub(crate) struct Listener {
+    /// The socket.
+    pub(crate) tcp: TcpListener,
+    /// Does the handshake of each connection; plain HTTP without it.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Plain HTTP.
+    pub(crate) fn plain(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
 /// Serves `handler` on `listener` until `stop`, then lets requests in flight finish within `drain`.
 ///
 /// Returns true when nothing had to be cut.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     handler: Handler,
     limits: HttpLimits,
     stop: CancellationToken,
@@ -89,10 +105,11 @@ pub(crate) async fn serve(
         let stream = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            stream = accept(&listener, &slots) => stream,
+            stream = accept(&listener.tcp, &slots) => stream,
         };
         let Some((stream, slot)) = stream else { continue };
-        let connection = serve_connection(stream, Arc::clone(&handler), limits, stop.clone());
+        let connection =
+            serve_accepted(stream, listener.tls.clone(), Arc::clone(&handler), limits, stop.clone());
         let cut = cut.clone();
         tasks.spawn(async move {
             let _slot = slot;
@@ -135,7 +152,32 @@ async fn accept(
     }
 }
 
-async fn serve_connection(stream: TcpStream, handler: Handler, limits: HttpLimits, stop: CancellationToken) {
+/// Does the handshake, if there is one to do, and serves.
+async fn serve_accepted(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    handler: Handler,
+    limits: HttpLimits,
+    stop: CancellationToken,
+) {
+    let Some(tls) = tls else { return serve_connection(stream, handler, limits, stop).await };
+    let handshake = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream));
+    let outcome = tokio::select! {
+        outcome = handshake => outcome,
+        () = stop.cancelled() => return,
+    };
+    match outcome {
+        Ok(Ok(stream)) => serve_connection(stream, handler, limits, stop).await,
+        // Scanners, plain HTTP and clients that do not trust us: their mistake, and they were told by an alert.
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+async fn serve_connection<S>(stream: S, handler: Handler, limits: HttpLimits, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
         handler(request.map(|body| TimedBody::new(body, limits.body_idle_timeout)))
     });
@@ -162,14 +204,14 @@ async fn serve_connection(stream: TcpStream, handler: Handler, limits: HttpLimit
 }
 
 /// A socket whose writes fail once the peer has left them unread for too long.
-struct TimedWrites {
-    inner: TcpStream,
+struct TimedWrites<S> {
+    inner: S,
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl TimedWrites {
-    fn new(inner: TcpStream, timeout: Duration) -> Self {
+impl<S> TimedWrites<S> {
+    fn new(inner: S, timeout: Duration) -> Self {
         Self { inner, timeout, timer: None }
     }
 
@@ -190,7 +232,7 @@ impl TimedWrites {
     }
 }
 
-impl AsyncRead for TimedWrites {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedWrites<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -200,7 +242,7 @@ impl AsyncRead for TimedWrites {
     }
 }
 
-impl AsyncWrite for TimedWrites {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.guard(cx, polled)
