@@ -149,9 +149,11 @@ const ANY_PORT: [&str; 4] = ["--s3-listen", "127.0.0.1:0", "--web-listen", "127.
 impl Network {
     /// `holdfast up` on `data`, with nodes as processes of their own or inside.
     pub fn up(data: &Path, more: &[&str]) -> Result<Self> {
-        let mut args =
-            vec!["up", "--data", data.to_str().context("UTF-8")?, "--quic-port", "0", "--capacity", "8GB"];
+        let mut args = vec!["up", "--data", data.to_str().context("UTF-8")?, "--quic-port", "0"];
         args.extend(ANY_PORT);
+        if !more.contains(&"--capacity") {
+            args.extend(["--capacity", "8GB"]);
+        }
         args.extend(more);
         let gateway = Process::start(&args)?;
         let info = gateway.wait_event("ready")?["network"].clone();

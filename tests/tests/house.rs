@@ -66,6 +66,55 @@ fn arrows_between_parts_point_one_way() -> Result<()> {
     Ok(())
 }
 
+/// Licences that a dependency may come under, each as crates write it.
+const LICENCES: [&str; 10] = [
+    "MIT",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "CC0-1.0",
+    "BSL-1.0",
+    "Unlicense",
+];
+
+#[test]
+fn dependencies_come_from_the_registry_by_the_workspace_under_free_licences() -> Result<()> {
+    let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform"])
+        .arg("x86_64-unknown-linux-gnu")
+        .current_dir(root())
+        .output()
+        .context("cargo metadata")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let mut strange = Vec::new();
+    for package in metadata["packages"].as_array().context("packages")? {
+        let name = package["name"].as_str().context("name")?;
+        let source = package["source"].as_str();
+        let is_ours = name == "holdfast" || name.starts_with("holdfast-");
+        if is_ours != source.is_none() || source.is_some_and(|source| !source.starts_with("registry+")) {
+            strange.push(format!("{name} comes from {source:?}"));
+        }
+        let licence = package["license"].as_str().unwrap_or("none");
+        let words = licence.split([' ', '/', '(', ')']).filter(|word| !word.is_empty());
+        if !words.clone().any(|word| LICENCES.contains(&word)) {
+            strange.push(format!("{name} is under {licence}"));
+        }
+    }
+    for part in allowed().keys() {
+        let folder = part.strip_prefix("holdfast-").unwrap_or("cli");
+        let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml"))?;
+        let dependencies = manifest.split_once("[dependencies]").map_or("", |(_, rest)| rest);
+        let own = dependencies.lines().filter(|line| line.contains("= \"") || line.contains("version ="));
+        strange.extend(own.map(|line| format!("{folder} chooses its own version: {line}")));
+    }
+    assert!(strange.is_empty(), "{strange:#?}");
+    Ok(())
+}
+
 #[test]
 fn no_source_file_outgrows_800_lines() -> Result<()> {
     let mut long = Vec::new();

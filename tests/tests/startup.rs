@@ -51,6 +51,28 @@ fn secrets_on_disk_belong_to_their_owner_alone() -> Result<()> {
 }
 
 #[test]
+fn a_full_network_refuses_writes_keeps_what_it_has_and_accounts_for_every_byte() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let data = root.path().join("data");
+    let network = Network::up(&data, &["--separate-nodes", "--capacity", "200MB"])?;
+    let said = network.python("fill_until_refused.py", &[])?;
+    assert!(said.contains("held:"), "{said}");
+    for node in 0..6 {
+        let dir = data.join(format!("nodes/{node:02}"));
+        let output = Command::new(program()?)
+            .args(["--json", "node", "status", "--dir", dir.to_str().context("UTF-8")?])
+            .output()?;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let of = |name: &str| status[name].as_u64().unwrap_or_default();
+        assert_eq!(of("capacity_bytes"), 200_000_000, "{status}");
+        let sum = of("used_bytes") + of("trash_bytes") + of("garbage_bytes") + of("free_bytes");
+        assert_eq!(sum, of("capacity_bytes"), "{status}");
+        assert!(of("paid_bytes") > 50_000_000 && of("paid_bytes") <= of("used_bytes"), "{status}");
+    }
+    network.gateway.stop()
+}
+
+#[test]
 fn a_port_in_use_is_named_with_the_option_to_change() -> Result<()> {
     let root = tempfile::tempdir()?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
