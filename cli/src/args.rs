@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use holdfast_protocol::record::PolicyName;
 
+use crate::periods::Period;
 use crate::sizes::ByteSize;
 
 /// Decentralized, content-addressed storage for AI datasets and checkpoints.
@@ -99,6 +100,9 @@ pub(crate) struct UpArgs {
     /// What each node offers [default: nine tenths of the free disk, shared out]
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
     pub(crate) capacity: Option<ByteSize>,
+    /// How often every node is challenged for 20 chunks: 30s, 15m, 1h
+    #[arg(long, env = "HOLDFAST_EPOCH", default_value = "1h", value_name = "PERIOD")]
+    pub(crate) epoch: Period,
     /// Run the nodes as processes of their own, over QUIC
     #[arg(long, env = "HOLDFAST_SEPARATE_NODES")]
     pub(crate) separate_nodes: bool,
@@ -235,6 +239,17 @@ pub(crate) struct GatewayRunArgs {
 pub(crate) enum AuditorCommand {
     /// Challenge every node for random chunks and check the proofs
     Challenge(ChallengeArgs),
+    /// Show what the challenger of `holdfast up` last saw
+    Report(ReportArgs),
+}
+
+/// Options of `auditor report`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  holdfast auditor report --data ./data --json")]
+pub(crate) struct ReportArgs {
+    /// The directory of a network on this machine
+    #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
+    pub(crate) data: PathBuf,
 }
 
 /// Options of `auditor challenge`.

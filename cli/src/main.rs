@@ -13,6 +13,7 @@ mod network;
 mod node;
 mod objects;
 mod output;
+mod periods;
 mod repair;
 mod settings;
 mod signals;
@@ -87,6 +88,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
+            Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,
             Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
             Command::Put(args) => objects::put(args, output).await,

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::UpArgs;
+use crate::auditor;
 use crate::gateway;
 use crate::network::NodeEntry;
 use crate::node::{self, NodeFile, NodeReady};
@@ -67,7 +68,14 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     config.web_listen = args.web_listen;
     config.seeds = nodes.seeds()?;
     let outcome = match gateway::open(config, nodes.entries.clone()).await {
-        Ok(opened) => opened.run(stop.clone(), |opened| announce(opened, &args, policy, output)).await,
+        Ok(opened) => {
+            let running = opened.run(stop.clone(), |opened| announce(opened, &args, policy, output));
+            // Dropped with the gateway's end, whatever that was.
+            tokio::select! {
+                outcome = running => outcome,
+                never = auditor::keep_challenging(&args.data, args.epoch.0) => match never {},
+            }
+        }
         Err(error) => Err(error),
     };
     output.say("stopping");

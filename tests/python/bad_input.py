@@ -58,28 +58,20 @@ def signature_version_2():
 
 def clock_skew():
     import botocore.auth
+    from botocore.awsrequest import AWSRequest
 
-    real = datetime.datetime.now(datetime.timezone.utc)
-    late = real - datetime.timedelta(hours=2)
-    names = [name for name in ("get_current_datetime",) if hasattr(botocore.auth, name)]
-    if names:
-        patched = mock.patch.object(botocore.auth, names[0], lambda *a, **k: late.replace(tzinfo=None))
-    else:
+    def status_when(clock):
+        # The client's own signer, in Python: the native one reads the system's clock.
+        request = AWSRequest("GET", f"{endpoint.geturl()}/strict?list-type=2", {"x-amz-content-sha256": "UNSIGNED-PAYLOAD"})
+        signer = botocore.auth.S3SigV4Auth(boto3.Session().get_credentials(), "s3", "us-east-1")
+        with mock.patch.object(botocore.auth, "get_current_datetime", lambda *a, **k: clock):
+            signer.add_auth(request)
+        return raw("GET", "/strict?list-type=2", request.headers.items())
 
-        class Late(datetime.datetime):
-            @classmethod
-            def utcnow(cls):
-                return late.replace(tzinfo=None)
-
-            @classmethod
-            def now(cls, tz=None):
-                return late
-
-        patched = mock.patch.object(botocore.auth.datetime, "datetime", Late)
-    with patched:
-        status, code = error_of(s3().head_bucket, Bucket="strict")
-        assert status == 403, (status, code)
-        assert error_of(s3().list_objects_v2, Bucket="strict") == (403, "RequestTimeTooSkewed")
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    assert status_when(now)[0] == 200, status_when(now)
+    assert status_when(now - datetime.timedelta(hours=2)) == (403, "RequestTimeTooSkewed")
+    assert status_when(now + datetime.timedelta(hours=2)) == (403, "RequestTimeTooSkewed")
 
 
 def unknown_things():
