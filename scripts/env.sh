@@ -14,3 +14,13 @@ export CXXSTDLIB=${CXXSTDLIB:-stdc++}
 command -v mold >/dev/null 2>&1 && export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="${CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS:--C link-arg=-fuse-ld=mold}"
 HOLDFAST_VENV="$HOLDFAST_CACHE/venv-2"
 export HOLDFAST_VENV
+
+# Cargo names artefacts of workspace members by their place within the workspace, not by the clone, and judges them by
+# time: after a build from another clone its artefacts would pass for ours. Touching the sources makes ours newer.
+_clone=$(cd "${HOLDFAST_ROOT:-.}" && pwd -P)
+if [ "$(cat "$CARGO_TARGET_DIR/.clone" 2>/dev/null)" != "$_clone" ]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  find "$_clone" -path "$_clone/target" -prune -o -name node_modules -prune -o \
+    \( -name '*.rs' -o -name Cargo.toml \) -exec touch -c {} +
+  printf '%s\n' "$_clone" >"$CARGO_TARGET_DIR/.clone"
+fi

@@ -1,7 +1,7 @@
 //! Real clients on one network: what they may do works, what they must not do is refused clearly.
 
 use anyhow::Result;
-use holdfast_tests::{Network, bytes_of, http_get, tree, write_file};
+use holdfast_tests::{Network, bytes_of, http_get, succeeded, tree, write_file};
 
 #[test]
 fn boto3_speaks_every_call_of_this_release() -> Result<()> {
@@ -70,5 +70,36 @@ fn a_challenger_gets_proofs_from_every_node() -> Result<()> {
     let nodes: Vec<_> = reports.iter().filter(|line| line["node"].is_string()).collect();
     assert_eq!(nodes.len(), 6, "{reports:?}");
     assert!(nodes.iter().all(|node| node["passed"] == 20 && node["failed"] == 0), "{reports:?}");
+    Ok(())
+}
+
+#[test]
+fn s3_over_tls_serves_those_who_trust_it() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let data = root.path().join("data");
+    let network = Network::up(&data, &["--s3-tls-listen", "127.0.0.1:0"])?;
+    let said_of = |name: &str| network.info[name].as_str().map(str::to_owned).unwrap_or_default();
+    let (url, ca) = (said_of("s3_tls"), said_of("s3_tls_ca"));
+    assert!(url.starts_with("https://127.0.0.1:"), "{}", network.info);
+    let output = network.python_command("tls.py", &[&ca])?.env("HOLDFAST_S3", &url).output()?;
+    let said = succeeded(output, "tls.py")?;
+    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 5, "{said}");
+
+    let source = root.path().join("source.bin");
+    std::fs::write(&source, bytes_of("tls", 20_000_000))?;
+    let (source, copy) = (source.to_str().expect("UTF-8"), root.path().join("copy.bin"));
+    let cli = ["--endpoint-url", &url, "--ca-bundle", &ca, "s3", "cp"];
+    network.aws_ok(&[&cli[..], &[source, "s3://over-tls/cli"]].concat())?;
+    network.aws_ok(&[&cli[..], &["s3://over-tls/cli", copy.to_str().expect("UTF-8")]].concat())?;
+    assert_eq!(std::fs::read(&copy)?, std::fs::read(source)?);
+    let doubting = network.aws(&["--endpoint-url", &url, "s3", "ls"])?;
+    assert!(!doubting.status.success());
+    assert!(String::from_utf8_lossy(&doubting.stderr).contains("CERTIFICATE_VERIFY_FAILED"), "{doubting:?}");
+
+    let certificate = std::fs::read(&ca)?;
+    network.gateway.stop()?;
+    let again = Network::up(&data, &["--s3-tls-listen", "127.0.0.1:0"])?;
+    assert_eq!(std::fs::read(&ca)?, certificate);
+    assert_eq!(again.info["s3_tls_ca"].as_str(), Some(&*ca));
     Ok(())
 }

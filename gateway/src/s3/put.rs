@@ -64,7 +64,7 @@ pub(crate) async fn receive(
     body: Option<StreamingBlob>,
     facts: BodyFacts<'_>,
 ) -> S3Result<Received> {
-    let size = body_size(facts.content_length, body.is_some())?;
+    let size = body_size(facts.content_length, facts.headers, body.is_some())?;
     let hashers = Announced::from_headers(facts.headers)?.hashers(facts.kept);
     let policy = error::policy_of(bucket)?;
     // Before the first byte is asked for: a client that waits for "100 Continue" then keeps its body.
@@ -147,15 +147,22 @@ where
     Ok(Received { stored, root_cid, checksums })
 }
 
-fn body_size(content_length: Option<i64>, has_body: bool) -> S3Result<u64> {
-    let Some(length) = content_length else {
+/// Bytes of the object that the client announced. Over TLS clients send aws-chunked bodies without a Content-Length
+/// and say the length of what is inside the chunks.
+fn body_size(content_length: Option<i64>, headers: &HeaderMap, has_body: bool) -> S3Result<u64> {
+    let decoded = headers.get("x-amz-decoded-content-length").filter(|_| content_length.is_none());
+    let length = match decoded {
+        None => content_length,
+        Some(text) => Some(text.to_str().ok().and_then(|text| text.parse::<i64>().ok()).unwrap_or(-1)),
+    };
+    let Some(length) = length else {
         if has_body {
             return Err(s3_error!(MissingContentLength, "You must provide the Content-Length HTTP header."));
         }
         return Ok(0);
     };
     let size = u64::try_from(length)
-        .map_err(|_| s3_error!(InvalidRequest, "The Content-Length is not a number of bytes"))?;
+        .map_err(|_| s3_error!(InvalidRequest, "The announced length is not a number of bytes"))?;
     if size > PUT_BYTES_MAX {
         return Err(s3_error!(EntityTooLarge, "One PUT takes at most 5 GiB; upload larger objects in parts"));
     }
