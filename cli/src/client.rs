@@ -242,9 +242,12 @@ impl S3 {
         body: Bytes,
     ) -> Result<String> {
         let bucket = self.bucket(at.0)?;
-        let url =
-            bucket.upload_part(Some(&self.access.credentials), at.1, number, upload).sign(PRESIGNED_FOR);
-        let response = self.send(Method::PUT, &url, &HeaderMap::new(), body).await?;
+        let checksum = crc64nvme(&body);
+        let mut action = bucket.upload_part(Some(&self.access.credentials), at.1, number, upload);
+        action.headers_mut().insert("x-amz-checksum-crc64nvme", checksum.clone());
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-checksum-crc64nvme", checksum.parse()?);
+        let response = self.send(Method::PUT, &action.sign(PRESIGNED_FOR), &headers, body).await?;
         let etag = response.headers().get(http::header::ETAG).context("the gateway gave a part no ETag")?;
         Ok(etag.to_str().context("the part's ETag is no text")?.to_owned())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use holdfast_protocol::message::NodeStatus;
 use holdfast_protocol::rpc::{HelloParams, Peer};
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::transport::Transport;
@@ -184,7 +185,7 @@ pub(crate) async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     let node = open(&args.dir, &file, Some(&args), Vec::new()).await?;
     let quic = listen(&node, args.listen)?;
     let address = quic.local_addr().context("the QUIC socket has no address")?;
-    let advertised = if args.advertise.is_empty() { vec![address] } else { args.advertise.clone() };
+    let advertised = advertised(&args, address)?;
     node.advertise(advertised);
     let running = RunningFile { id: node.id().to_string(), address, pid: std::process::id() };
     write_private(&args.dir.join(RUNNING_FILE), &serde_json::to_vec(&running)?)?;
@@ -210,6 +211,34 @@ pub(crate) async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     let _ = std::fs::remove_file(args.dir.join(RUNNING_FILE));
     output.say("stopped; everything acknowledged is on disk");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The addresses told to others: what was asked, or where we listen, made concrete by the way to the gateway.
+fn advertised(args: &NodeRunArgs, listening: SocketAddr) -> Result<Vec<SocketAddr>> {
+    if !args.advertise.is_empty() {
+        return Ok(args.advertise.clone());
+    }
+    let Some(join) = &args.join else { return Ok(vec![listening]) };
+    let gateway = url::Url::parse(join).with_context(|| format!("`{join}` is not a URL"))?;
+    let gateway =
+        gateway.socket_addrs(|| None).with_context(|| format!("cannot find the address of {join}"))?;
+    let gateway = *gateway.first().with_context(|| format!("{join} has no address"))?;
+    if listening.ip().is_loopback() && !gateway.ip().is_loopback() {
+        bail!(
+            "a gateway elsewhere cannot dial {listening}; listen on the network, for example --listen 0.0.0.0:7400"
+        );
+    }
+    if !listening.ip().is_unspecified() {
+        return Ok(vec![listening]);
+    }
+    // Connecting a UDP socket sends nothing; it only asks the system which of our addresses leads there.
+    let any = if gateway.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let way = std::net::UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(gateway)?;
+        socket.local_addr()
+    });
+    let way = way.with_context(|| format!("no way leads to {gateway}; name our address with --advertise"))?;
+    Ok(vec![SocketAddr::new(way.ip(), listening.port())])
 }
 
 /// Tells a gateway of this node at start and every hour, for as long as it takes.
@@ -272,8 +301,7 @@ pub(crate) async fn status(args: &NodeStatusArgs, output: Output) -> Result<Exit
     let running: RunningFile =
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     let id: NodeId = running.id.parse().with_context(|| format!("{} is damaged", path.display()))?;
-    let peer = visit(id, &[running.address]).await?;
-    let status = peer.status().await.context("the node did not tell its status")?;
+    let status = ask_status(id, running.address).await?;
     output.value(&status);
     output.say(format!("node {id}\n  listens on   {} (process {})", running.address, running.pid));
     let lines = [
@@ -294,11 +322,12 @@ pub(crate) async fn status(args: &NodeStatusArgs, output: Output) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Connects to a node with a key made for the occasion.
-pub(crate) async fn visit(id: NodeId, addresses: &[SocketAddr]) -> Result<Peer> {
+/// Asks a node for its counters, with a key made for the occasion.
+async fn ask_status(id: NodeId, address: SocketAddr) -> Result<NodeStatus> {
     let key = Arc::new(SigningKey::generate()?);
+    // Dropping the transport closes its connections: it outlives the question.
     let quic = QuicTransport::bind(QuicConfig::new(SocketAddr::from(([0, 0, 0, 0], 0)), key))?;
-    let connection = quic.dial(id, addresses).await?;
+    let connection = quic.dial(id, &[address]).await?;
     let hello = HelloParams {
         delegation: None,
         node_record: None,
@@ -306,7 +335,9 @@ pub(crate) async fn visit(id: NodeId, addresses: &[SocketAddr]) -> Result<Peer> 
         now_ms: SystemClock.now_ms(),
     };
     let (peer, _) = Peer::hello(connection, hello).await?;
-    Ok(peer)
+    let status = peer.status().await.context("the node did not tell its status")?;
+    quic.close().await;
+    Ok(status)
 }
 
 /// Bytes free for us on the disk of `dir`, or of its nearest parent that exists.

@@ -175,7 +175,8 @@ pub(crate) async fn get(args: GetArgs, output: Output) -> Result<ExitCode> {
     let files: Vec<(String, PathBuf, u64)> = if key.is_empty() || key.ends_with('/') {
         let listed = s3.list_all(bucket, key).await?;
         let mut files = Vec::new();
-        for object in listed {
+        // Folder markers, as S3 browsers make them, are no files.
+        for object in listed.into_iter().filter(|object| object.size > 0 || !object.key.ends_with('/')) {
             files.push((object.key.clone(), safe_path(&args.target, &object.key[key.len()..])?, object.size));
         }
         files
@@ -334,7 +335,9 @@ pub(crate) async fn rm(args: RmArgs, output: Output) -> Result<ExitCode> {
     let s3 = S3::new(Access::resolve(&args.network)?);
     let (bucket, key) = split(&args.target)?;
     let keys: Vec<String> = if args.recursive {
-        s3.list_all(bucket, key).await?.into_iter().map(|object| object.key).collect()
+        // `v1` means what lies below it, as in `put`; never `v10` or `v1-backup`.
+        let below = if key.is_empty() || key.ends_with('/') { key.to_owned() } else { format!("{key}/") };
+        s3.list_all(bucket, &below).await?.into_iter().map(|object| object.key).collect()
     } else if key.is_empty() {
         bail!("`{}` names a bucket; write BUCKET/KEY, or use --recursive", args.target);
     } else {

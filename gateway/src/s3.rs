@@ -80,11 +80,26 @@ async fn answer(service: &S3Service, request: Request<TimedBody>) -> Result<Resp
     if let Some(refusal) = refuse::refusal(&request) {
         return refusal.to_http_response().map_err(|error| AnswerError(error.into()));
     }
+    let request = with_servable_range(request);
     let request = match rechunk::Chunks::of(request.headers()) {
         Some(chunks) => request.map(|body| Body::http_body_unsync(rechunk::Rechunked::new(body, chunks))),
         None => request.map(Body::http_body_unsync),
     };
     service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))
+}
+
+/// Drops a Range that is not one range of bytes, or that hangs on a condition: HTTP lets a server answer both with the
+/// whole, which is right where 400 or a piece of another version would not be.
+fn with_servable_range<B>(mut request: Request<B>) -> Request<B> {
+    let headers = request.headers_mut();
+    let is_range =
+        |value: &HeaderValue| value.to_str().is_ok_and(|text| s3s::dto::Range::parse(text).is_ok());
+    if headers.contains_key(http::header::IF_RANGE)
+        || headers.get(http::header::RANGE).is_some_and(|value| !is_range(value))
+    {
+        headers.remove(http::header::RANGE);
+    }
+    request
 }
 
 fn library(core: Arc<Core>) -> S3Service {

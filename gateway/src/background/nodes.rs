@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use holdfast_protocol::record::{
@@ -24,6 +25,8 @@ const NOTICE_MS: u64 = 7 * 24 * 3600 * 1000;
 const RENEW_BEFORE_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Nodes greeted at the same time.
 const GREETED_AT_ONCE: usize = 16;
+/// How long taking a node in may take: a dial, Hello, Status and Agree, each far below a second when all is well.
+const ADMIT_WITHIN: Duration = Duration::from_secs(20);
 
 /// Puts the nodes that the metadata remembers, and the seeds, into the pool.
 pub(crate) async fn restore(core: &Core) -> Result<(), MetaError> {
@@ -85,8 +88,21 @@ async fn greet(core: &Core, node: KnownNode) {
     }
 }
 
-/// Takes a node in: reaches it, learns its record, agrees with it, remembers it.
+/// Takes a node in: reaches it, learns its record, agrees with it, remembers it. A node that says Hello and then nothing
+/// holds up nobody else.
 pub(crate) async fn admit(
+    core: &Core,
+    id: NodeId,
+    addresses: Vec<SocketAddr>,
+    record: Option<Unverified<NodeRecord>>,
+) -> Result<NodeEntry, AdmitError> {
+    match tokio::time::timeout(ADMIT_WITHIN, take_in(core, id, addresses, record)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(AdmitError::Timeout { node: id, within_s: ADMIT_WITHIN.as_secs() }),
+    }
+}
+
+async fn take_in(
     core: &Core,
     id: NodeId,
     addresses: Vec<SocketAddr>,
@@ -274,6 +290,14 @@ pub(crate) enum AdmitError {
     /// It cannot be dialled.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// It took too long over one of the steps.
+    #[error("node {node} was not taken in within {within_s} s: it answers Hello, but not what follows")]
+    Timeout {
+        /// Which.
+        node: NodeId,
+        /// How long it had.
+        within_s: u64,
+    },
     /// It says nothing of itself.
     #[error("node {node} shows no record of its own")]
     NoRecord {
@@ -311,7 +335,7 @@ impl AdmitError {
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Pool { error } => error.is_retryable(),
-            Self::Dial(_) | Self::Random => true,
+            Self::Dial(_) | Self::Random | Self::Timeout { .. } => true,
             Self::NoRecord { .. } | Self::Record { .. } => false,
             Self::Meta(error) => error.is_retryable(),
         }

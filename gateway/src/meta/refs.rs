@@ -54,11 +54,17 @@ impl Meta {
         brought: &Brought,
         transaction: &mut Transaction,
     ) -> Result<(), Attempt<PutError>> {
-        let changed: Vec<(Digest, i64)> =
-            changes.0.iter().filter(|(_, by)| **by != 0).map(|(digest, by)| (*digest, *by)).collect();
+        let places = placements(brought);
+        // A block that was just written counts even where its references stay the same: its place may change.
+        let matters = |digest: &Digest, by: i64| by != 0 || places.contains_key(digest);
+        let changed: Vec<(Digest, i64)> = changes
+            .0
+            .iter()
+            .filter(|(digest, by)| matters(digest, **by))
+            .map(|(digest, by)| (*digest, *by))
+            .collect();
         let keys: Vec<_> = changed.iter().map(|(digest, _)| schema::block(digest)).collect();
         let rows = self.store.get_many(&keys).await?;
-        let places = placements(brought);
         let mut after = After::new();
         let mut entered = BTreeSet::new();
         let mut left = BTreeSet::new();
@@ -74,7 +80,17 @@ impl Meta {
                 Some(row) => {
                     let block = BlockRow::decode(row)?;
                     let refs = block.refs.checked_add_signed(by);
-                    BlockRow { refs: refs.ok_or(MetaError::Corrupt { what: "block" })?, ..block }
+                    let refs = refs.ok_or(MetaError::Corrupt { what: "block" })?;
+                    match places.get(&digest) {
+                        // What was acknowledged is what was just written: the older copy may be beyond repair, or
+                        // follow a weaker policy.
+                        Some((stripe, slot)) if *stripe != block.stripe && refs > 0 => {
+                            entered.insert(*stripe);
+                            left.insert(block.stripe);
+                            BlockRow { stripe: *stripe, slot: *slot, refs }
+                        }
+                        _ => BlockRow { refs, ..block },
+                    }
                 }
             };
             transaction.expect(key.clone(), row);

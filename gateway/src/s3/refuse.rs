@@ -21,6 +21,15 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<S3Error> {
             "More than one Authorization header was sent",
         ));
     }
+    if signed_headers(request).is_none() && names_response_headers(request.uri()) {
+        return Some(S3Error::with_message(
+            S3ErrorCode::InvalidRequest,
+            "Request specific response headers cannot be used for anonymous GET requests",
+        ));
+    }
+    if let Some(refusal) = unsigned_header(request).or_else(|| endless_url(request.uri())) {
+        return Some(refusal);
+    }
     if is_form_upload(request) {
         // Browser forms are buffered whole by the library, and may carry Signature Version 2 inside the body.
         return Some(S3Error::with_message(
@@ -67,6 +76,62 @@ fn decode(name: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// The longest life of a presigned URL: S3's seven days.
+const PRESIGNED_SECONDS_MAX: u64 = 7 * 24 * 3600;
+
+/// A signed request with an `x-amz-` or `x-holdfast-` header that its signature does not cover: the library would obey
+/// the header, so whoever holds a presigned PUT could add a copy source and read what the signer may read.
+fn unsigned_header<B>(request: &Request<B>) -> Option<S3Error> {
+    let signed = signed_headers(request)?;
+    let is_signed = |name: &str| signed.split(';').any(|signed| signed.eq_ignore_ascii_case(name));
+    let stray = request.headers().keys().map(http::HeaderName::as_str).find(|name| {
+        // The hash of the body protects itself: a wrong one fails, and a URL's signer does not know the body.
+        let meant = name.starts_with("x-amz-") || name.starts_with("x-holdfast-");
+        meant && *name != "x-amz-content-sha256" && !is_signed(name)
+    })?;
+    Some(S3Error::with_message(
+        S3ErrorCode::AccessDenied,
+        format!("There were headers present in the request which were not signed: {stray}"),
+    ))
+}
+
+/// The list of signed headers of a Version 4 request, from its header or its query; `None` when it is not signed.
+fn signed_headers<B>(request: &Request<B>) -> Option<String> {
+    if let Some(authorization) = request.headers().get(AUTHORIZATION) {
+        let text = authorization.to_str().ok()?;
+        let list = text.split(',').find_map(|part| part.split_once("SignedHeaders=")).map(|(_, list)| list);
+        return Some(list.unwrap_or_default().trim().to_owned());
+    }
+    parameter(request.uri(), "X-Amz-SignedHeaders")
+        .or_else(|| parameter(request.uri(), "X-Amz-Signature").map(|_| String::new()))
+}
+
+fn endless_url(uri: &Uri) -> Option<S3Error> {
+    let seconds = parameter(uri, "X-Amz-Expires")?;
+    let is_allowed =
+        seconds.parse::<u64>().is_ok_and(|seconds| (1..=PRESIGNED_SECONDS_MAX).contains(&seconds));
+    (!is_allowed).then(|| {
+        S3Error::with_message(
+            S3ErrorCode::AuthorizationQueryParametersError,
+            "X-Amz-Expires must be a number of seconds from 1 to 604800 (seven days)",
+        )
+    })
+}
+
+/// `response-content-type` and its like: a stranger must not have stored bytes served as a page from our origin.
+fn names_response_headers(uri: &Uri) -> bool {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    pairs
+        .map(|pair| pair.split('=').next().unwrap_or_default())
+        .any(|name| decode(name).starts_with("response-"))
+}
+
+/// A query parameter's decoded value.
+fn parameter(uri: &Uri, wanted: &str) -> Option<String> {
+    let pairs = uri.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(|(name, _)| decode(name) == wanted).map(|(_, value)| decode(value)).next()
+}
+
 fn is_form_upload<B>(request: &Request<B>) -> bool {
     request.method() == http::Method::POST
         && request.headers().get(CONTENT_TYPE).is_some_and(|value| {
@@ -110,6 +175,38 @@ mod tests {
             ("/bucket", None),
         ] {
             assert!(refusal(&request(uri, header)).is_none(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_the_signature_does_not_cover_is_refused() {
+        let authorization = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, \
+                             SignedHeaders=host;x-amz-date, Signature=00";
+        let presigned =
+            "/bucket/key?X-Amz-SignedHeaders=host%3Bx-amz-meta-a&X-Amz-Signature=B&X-Amz-Expires=60";
+        for (uri, authorization, header, passes) in [
+            (presigned, None, "x-amz-copy-source", false),
+            (presigned, None, "x-holdfast-public", false),
+            (presigned, None, "x-amz-meta-a", true),
+            (presigned, None, "x-amz-content-sha256", true),
+            (presigned, None, "content-type", true),
+            ("/bucket/key", Some(authorization), "x-amz-copy-source", false),
+            ("/bucket/key", Some(authorization), "x-amz-date", true),
+            ("/bucket/key", None, "x-amz-copy-source", true),
+        ] {
+            let mut request = request(uri, authorization);
+            request.headers_mut().insert(header, "value".parse().unwrap());
+            assert_eq!(refusal(&request).is_none(), passes, "{uri} {header}");
+        }
+    }
+
+    #[test]
+    fn a_presigned_url_lives_seven_days_at_most() {
+        for (seconds, passes) in
+            [("1", true), ("604800", true), ("604801", false), ("0", false), ("-1", false)]
+        {
+            let uri = format!("/b/k?X-Amz-SignedHeaders=host&X-Amz-Signature=B&X-Amz-Expires={seconds}");
+            assert_eq!(refusal(&request(&uri, None)).is_none(), passes, "{seconds}");
         }
     }
 

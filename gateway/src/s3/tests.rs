@@ -146,7 +146,13 @@ impl World {
         let client = Client::new(listener.local_addr().unwrap(), "HOLDTESTKEY", "secret-of-the-test");
         let stop = CancellationToken::new();
         let (http, drain) = (core.config.http, std::time::Duration::from_secs(1));
-        tokio::spawn(listen::serve(listener, super::handler(Arc::clone(&core)), http, stop.clone(), drain));
+        tokio::spawn(listen::serve(
+            listen::Listener::plain(listener),
+            super::handler(Arc::clone(&core)),
+            http,
+            stop.clone(),
+            drain,
+        ));
         Self { client, plane, core, stop, _dir: dir }
     }
 

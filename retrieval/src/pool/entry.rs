@@ -208,7 +208,9 @@ impl Entry {
         if let Some(agreed) = agreed.filter(|agreed| agreed.terms().node == peer.id()) {
             inner.agreed = Some(agreed);
         }
-        inner.peer = Some(peer);
+        if let Some(replaced) = inner.peer.replace(peer) {
+            replaced.connection().close("replaced by a newer connection");
+        }
         inner.failures = 0;
         inner.retry_at = None;
         // A node that was taken for down and now answers Hello may still answer nothing else; the first real
