@@ -20,6 +20,7 @@ crate::in_both_modes!(
     a_commit_passes_a_block_to_another_tag,
     orders_are_kept_until_dropped,
     released_blocks_are_punched_and_dead_extents_unlinked,
+    a_rebuild_after_a_carry_after_a_second_put_keeps_the_second,
     a_full_store_refuses_puts_and_still_deletes,
     a_declared_loss_is_remembered,
     many_writers_share_syncs,
@@ -261,6 +262,53 @@ async fn released_blocks_are_punched_and_dead_extents_unlinked(io: IoMode) {
     for block in &blocks {
         assert!(store.locate(Digest::of(block)).await.unwrap().is_none());
     }
+}
+
+/// A carried tombstone comes to lie behind the second record of the digest whose first it ended.
+async fn a_rebuild_after_a_carry_after_a_second_put_keeps_the_second(io: IoMode) {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::at(100);
+    let store = Store::open(config(dir.path(), io, &clock)).unwrap();
+    let (me, other) = (agreement(1), agreement(2));
+    let twice = bytes(1, 500_000);
+    let digest = Digest::of(&twice);
+    // The first extent: a block that keeps it, and the first record.
+    put(&store, &bytes(2, 900_000)).await.unwrap();
+    put(&store, &twice).await.unwrap();
+    store.commit(me, &[first(digest)], 0).await.unwrap();
+    // The second extent: the end of the first record, between blocks that will go too.
+    put(&store, &bytes(3, 900_000)).await.unwrap();
+    store.delete(me, &[first(digest)], None).await.unwrap();
+    clock.set(10_000);
+    assert_eq!(store.reclaim(10_000).await.unwrap().blocks, 1);
+    put(&store, &bytes(4, 1_000_000)).await.unwrap();
+    // The third extent: the second record, then the carried end of the first.
+    put_claimed(&store, &twice, claim(digest, other, tag(2))).await.unwrap();
+    store.commit(other, &[ClaimRef(digest, tag(2))], 0).await.unwrap();
+    let gone = [3, 4].map(|seed| bytes(seed, if seed == 3 { 900_000 } else { 1_000_000 }));
+    let gone = gone.map(|block| first(Digest::of(&block)));
+    store.delete(me, &gone, None).await.unwrap();
+    clock.set(20_000);
+    let report = store.reclaim(20_000).await.unwrap();
+    assert_eq!((report.blocks, report.extents), (2, 1), "{report:?}");
+    assert!(report.carried >= 1, "{report:?}");
+    let before = store.accounts();
+    let usage = store.agreement_usage(me).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = Store::open(config(dir.path(), io, &clock)).unwrap();
+    for _pass in 0..2 {
+        assert_eq!(read(&store, digest).await.as_deref(), Some(&twice[..]));
+        let claims = store.locate(digest).await.unwrap().unwrap().claims;
+        assert_eq!(claims.len(), 1);
+        assert_eq!((claims[0].agreement, claims[0].state), (other, ClaimState::Live));
+        assert!(store.accounts().add_up());
+        store.reclaim(20_000).await.unwrap();
+    }
+    // Once the first record's data are punched again, nothing tells that the index was ever away.
+    assert_eq!(store.accounts(), before);
+    assert_eq!(store.agreement_usage(me).await.unwrap(), usage);
 }
 
 async fn a_full_store_refuses_puts_and_still_deletes(io: IoMode) {

@@ -158,15 +158,18 @@ impl<'a> Txn<'a> {
     }
 
     pub(crate) fn apply_block(&mut self, stamp: &Stamp, page: &BlockPage) -> Result<(), IndexError> {
-        if let Some(held) = self.block(&page.digest)? {
-            if held.record != stamp.record {
-                // A second record of a digest exists only when the tombstone between them is damaged. The
-                // first goes on holding the block; the second is garbage.
+        match self.block(&page.digest)? {
+            // The tombstone between the two is damaged, or was carried to behind the second when its extent
+            // died: a second record is written only once the first has ended.
+            Some(held) if held.record < stamp.record => self.end_block(&page.digest, held)?,
+            Some(held) if held.record > stamp.record => {
                 let extent = stamp.place.extent;
                 self.change_extent(extent, |row| row.garbage += record_bytes(page.len.bytes()))?;
                 self.add_hole(stamp.place, page.len.bytes());
+                return Ok(());
             }
-            return Ok(());
+            Some(_) => return Ok(()),
+            None => {}
         }
         let row = BlockRow {
             place: stamp.place,
@@ -283,22 +286,28 @@ impl<'a> Txn<'a> {
             }
             return Ok(());
         };
+        self.end_block(&tombstone.digest, block)?;
+        if tombstone.cause == Cause::Lost {
+            let value = rows::encode_lost(tombstone.sequence, tombstone.changed_ms);
+            self.put(rows::lost_key(&tombstone.digest), value);
+        }
+        Ok(())
+    }
+
+    /// Ends a held record with all its claims; its data are a hole to punch.
+    fn end_block(&mut self, digest: &Digest, block: BlockRow) -> Result<(), IndexError> {
         let mut last = block;
-        for (key, value) in self.scan(&ClaimKey::rows_of(&tombstone.digest), usize::MAX)? {
+        for (key, value) in self.scan(&ClaimKey::rows_of(digest), usize::MAX)? {
             let claim = rows::decode_claim(&key, &value).ok_or_else(|| bad_row(&key))?;
             self.forget_standing(&ClaimKey::of(&claim), &claim, &mut last)?;
             self.delete(key);
         }
-        self.set_block(&tombstone.digest, Some(block), None);
+        self.set_block(digest, Some(block), None);
         self.change_extent(block.place.extent, |row| {
             row.held = row.held.saturating_sub(1);
             row.garbage += record_bytes(block.len);
         })?;
         self.add_hole(block.place, block.len);
-        if tombstone.cause == Cause::Lost {
-            let value = rows::encode_lost(tombstone.sequence, tombstone.changed_ms);
-            self.put(rows::lost_key(&tombstone.digest), value);
-        }
         Ok(())
     }
 
