@@ -18,6 +18,8 @@ crate::in_both_modes!(
     retained_claims_refuse_deletion,
     leases_expire_in_order_and_can_be_extended,
     a_commit_passes_a_block_to_another_tag,
+    a_late_commit_brings_nothing_back_that_an_order_released,
+    orders_about_nothing_are_not_kept,
     orders_are_kept_until_dropped,
     released_blocks_are_punched_and_dead_extents_unlinked,
     a_rebuild_after_a_carry_after_a_second_put_keeps_the_second,
@@ -193,6 +195,55 @@ async fn a_commit_passes_a_block_to_another_tag(io: IoMode) {
     let claims = store.locate(digest).await.unwrap().unwrap().claims;
     assert_eq!(claims.len(), 1);
     assert_eq!((claims[0].tag, claims[0].state), (tag(2), ClaimState::Live));
+}
+
+async fn a_late_commit_brings_nothing_back_that_an_order_released(io: IoMode) {
+    use BlockOutcome::{Absent, Already, Done};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), io, &TestClock::at(100))).unwrap();
+    let block = bytes(1, 5000);
+    let digest = Digest::of(&block);
+    let (me, it, other) = (agreement(1), [first(digest)], [ClaimRef(digest, tag(2))]);
+    let order = || Some(vec![7; 100]);
+    put(&store, &block).await.unwrap();
+    // A claim that only lost its lease may still be committed, but passes nothing on.
+    assert_eq!(store.drop_provisional(me, &it).await.unwrap(), [Done]);
+    assert_eq!(store.commit(me, &other, 0).await.unwrap(), [Absent]);
+    assert_eq!(store.commit(me, &it, 0).await.unwrap(), [Done]);
+    assert_eq!(store.delete(me, &it, order()).await.unwrap(), [Done]);
+    assert_eq!(store.commit(me, &it, 9_000).await.unwrap(), [Absent]);
+    assert_eq!(store.commit(me, &other, 0).await.unwrap(), [Absent]);
+    let held = store.claim(me, it[0]).await.unwrap().unwrap();
+    assert_eq!((held.state, held.retain_until_ms), (ClaimState::Trash, 0));
+    assert_eq!(store.restore(me, &it).await.unwrap(), [Done]);
+    assert_eq!(store.commit(me, &it, 0).await.unwrap(), [Already]);
+    // An order about a claim that had lost its lease holds too.
+    put_claimed(&store, &block, claim(digest, me, tag(3))).await.unwrap();
+    let third = [ClaimRef(digest, tag(3))];
+    assert_eq!(store.drop_provisional(me, &third).await.unwrap(), [Done]);
+    assert_eq!(store.delete(me, &third, order()).await.unwrap(), [Already]);
+    assert_eq!(store.commit(me, &third, 0).await.unwrap(), [Absent]);
+}
+
+async fn orders_about_nothing_are_not_kept(io: IoMode) {
+    use BlockOutcome::{Absent, Already, Done};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path(), io, &TestClock::at(100))).unwrap();
+    let block = bytes(1, 5000);
+    let (me, it) = (agreement(1), first(Digest::of(&block)));
+    let absent = ClaimRef(Digest::of(b"no"), tag(1));
+    put(&store, &block).await.unwrap();
+    let before = store.accounts();
+    assert_eq!(store.delete(me, &[absent, absent], Some(vec![7; 5000])).await.unwrap(), [Absent, Absent]);
+    assert_eq!(store.accounts(), before);
+    assert!(store.orders(me, 10).await.unwrap().is_empty());
+    let mixed = [absent, it, it];
+    assert_eq!(store.delete(me, &mixed, Some(vec![8; 5000])).await.unwrap(), [Absent, Done, Already]);
+    assert_eq!(store.orders(me, 10).await.unwrap().len(), 1);
+    let before = store.accounts();
+    assert_eq!(store.delete(me, &[it], Some(vec![9; 5000])).await.unwrap(), [Already]);
+    assert_eq!(store.accounts(), before);
+    assert!(store.accounts().add_up());
 }
 
 async fn orders_are_kept_until_dropped(io: IoMode) {

@@ -71,7 +71,8 @@ fn content(block: u64) -> Vec<u8> {
     bytes(block, len)
 }
 
-type Model = BTreeMap<(u64, u8), (ClaimState, u64)>;
+/// State, since when, and whether a deletion order put it there.
+type Model = BTreeMap<(u64, u8), (ClaimState, u64, bool)>;
 
 struct Run {
     dirs: Vec<tempfile::TempDir>,
@@ -104,29 +105,37 @@ impl Run {
                 let data = content(block);
                 let claim = claim(Digest::of(&data), agreement(1), tag(number));
                 put_claimed(&self.store, &data, claim).await.unwrap();
-                let entry = self.model.entry((block, number)).or_insert((ClaimState::Provisional, self.now));
+                let entry =
+                    self.model.entry((block, number)).or_insert((ClaimState::Provisional, self.now, false));
                 if entry.0 == ClaimState::Trash {
-                    *entry = (ClaimState::Provisional, self.now);
+                    *entry = (ClaimState::Provisional, self.now, false);
                 }
             }
             Op::Commit { block, tag: number } => {
                 let outcome = self.store.commit(agreement(1), &reference(block, number), 0).await.unwrap();
-                let known = self.model.keys().any(|key| key.0 == block);
-                if known {
-                    let was = self.model.insert((block, number), (ClaimState::Live, self.now));
-                    let already = was.is_some_and(|was| was.0 == ClaimState::Live);
-                    assert_eq!(outcome, [if already { BlockOutcome::Already } else { BlockOutcome::Done }]);
-                } else {
-                    assert_eq!(outcome, [BlockOutcome::Absent]);
+                let expected = match self.model.get(&(block, number)) {
+                    Some((ClaimState::Live, ..)) => BlockOutcome::Already,
+                    Some((ClaimState::Trash, _, true)) => BlockOutcome::Absent,
+                    Some(_) => BlockOutcome::Done,
+                    None => {
+                        let keeps = |(key, state): (&(u64, u8), &(ClaimState, u64, bool))| {
+                            key.0 == block && state.0 != ClaimState::Trash
+                        };
+                        if self.model.iter().any(keeps) { BlockOutcome::Done } else { BlockOutcome::Absent }
+                    }
+                };
+                if expected == BlockOutcome::Done {
+                    self.model.insert((block, number), (ClaimState::Live, self.now, false));
                 }
+                assert_eq!(outcome, [expected]);
             }
             Op::Delete { block, tag: number, order } => {
-                let order = order.then(|| vec![9; 5000]);
-                self.store.delete(agreement(1), &reference(block, number), order).await.unwrap();
+                let bytes = order.then(|| vec![9; 5000]);
+                self.store.delete(agreement(1), &reference(block, number), bytes).await.unwrap();
                 if let Some(state) = self.model.get_mut(&(block, number))
-                    && state.0 != ClaimState::Trash
+                    && (state.0 != ClaimState::Trash || (order && !state.2))
                 {
-                    *state = (ClaimState::Trash, self.now);
+                    *state = (ClaimState::Trash, self.now, order);
                 }
             }
             Op::Restore { block, tag: number } => {
@@ -134,7 +143,7 @@ impl Run {
                 if let Some(state) = self.model.get_mut(&(block, number))
                     && state.0 == ClaimState::Trash
                 {
-                    *state = (ClaimState::Live, self.now);
+                    *state = (ClaimState::Live, self.now, false);
                 }
             }
             Op::Lose { block } => {

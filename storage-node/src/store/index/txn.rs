@@ -90,15 +90,19 @@ impl<'a> Txn<'a> {
         self.row(&row, |value| rows::decode_claim(&row, value))
     }
 
-    /// Another claim of the same agreement on the same block.
+    /// A claim of the same agreement that keeps the same block: provisional or live, not in trash.
     pub(crate) fn sibling(
         &self,
         digest: &Digest,
         agreement: &AgreementId,
     ) -> Result<Option<ClaimEntry>, IndexError> {
-        let found = self.scan(&ClaimKey::rows_of_agreement(digest, agreement), 1)?;
-        let Some((key, value)) = found.first() else { return Ok(None) };
-        Ok(Some(rows::decode_claim(key, value).ok_or_else(|| bad_row(key))?))
+        for (key, value) in self.scan(&ClaimKey::rows_of_agreement(digest, agreement), usize::MAX)? {
+            let claim = rows::decode_claim(&key, &value).ok_or_else(|| bad_row(&key))?;
+            if matches!(claim.standing, Standing::Provisional | Standing::Live) {
+                return Ok(Some(claim));
+            }
+        }
+        Ok(None)
     }
 
     /// The sequence of a declared loss.

@@ -301,10 +301,8 @@ impl Writer {
         let order_len = u32::try_from(order.map_or(0, <[u8]>::len)).unwrap_or(u32::MAX);
         let order_bytes = order.map_or(0, |_| record_bytes(order_len));
         self.room(group, order_bytes, claims.len(), 0)?;
-        let order = match order {
-            Some(bytes) => self.add_order(group, agreement, bytes)?,
-            None => 0,
-        };
+        // Kept only once it does something: nobody fills a disk with orders about nothing.
+        let mut kept = 0;
         let now_ms = self.shared.clock.now_ms();
         let mut outcomes = Vec::with_capacity(claims.len());
         for claim in claims {
@@ -320,7 +318,10 @@ impl Writer {
                 },
             };
             if let Some(entry) = entry {
-                let entry = ClaimEntry { changed_ms: now_ms, order, ..entry };
+                if let (0, Some(bytes)) = (kept, order) {
+                    kept = self.add_order(group, agreement, bytes)?;
+                }
+                let entry = ClaimEntry { changed_ms: now_ms, order: kept, ..entry };
                 self.push_claim(group, entry)?;
             }
             outcomes.push(outcome);
@@ -328,7 +329,7 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// A commit of a claim that is absent: made when the agreement has another one on the block.
+    /// A commit of a claim that is absent: made when the agreement keeps the block by another one.
     fn passed_on(
         &self,
         group: &Group<'_>,
@@ -506,9 +507,11 @@ impl Writer {
 
 /// What `change` makes of a claim.
 fn changed(old: &ClaimEntry, change: &ClaimChange, now_ms: u64) -> (BlockOutcome, Option<ClaimEntry>) {
-    use BlockOutcome::{Already, Done, Retained};
+    use BlockOutcome::{Absent, Already, Done, Retained};
     let to = |standing| (Done, Some(ClaimEntry { standing, ..*old }));
     match *change {
+        // What an order released comes back by a restore only, not by a commit that was late.
+        ClaimChange::Commit { .. } if old.standing == Standing::Trash && old.order != 0 => (Absent, None),
         ClaimChange::Commit { retain_until_ms } => {
             let retain_until_ms = old.retain_until_ms.max(retain_until_ms);
             if old.standing == Standing::Live && retain_until_ms == old.retain_until_ms {
@@ -516,7 +519,9 @@ fn changed(old: &ClaimEntry, change: &ClaimChange, now_ms: u64) -> (BlockOutcome
             }
             (Done, Some(ClaimEntry { standing: Standing::Live, retain_until_ms, ..*old }))
         }
-        ClaimChange::Delete { .. } => match old.standing {
+        ClaimChange::Delete { ref order } => match old.standing {
+            // Dropped with its lease before; from now on by the order.
+            Standing::Trash if order.is_some() && old.order == 0 => (Already, Some(*old)),
             Standing::Trash | Standing::Gone => (Already, None),
             _ if old.retain_until_ms > now_ms => (Retained, None),
             _ => to(Standing::Trash),
