@@ -61,7 +61,7 @@ pub(crate) fn read(error: ReadError) -> S3Error {
 /// Blocks that cannot be read now, or at all.
 fn fetch(error: FetchError) -> S3Error {
     if error.is_retryable() {
-        tracing::warn!(%error, "a read was refused for now");
+        tracing::warn!(%error, "a read was refused; it may be tried again");
         slow_down(error.to_string())
     } else {
         internal(&error)
