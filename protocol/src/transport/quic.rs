@@ -16,6 +16,7 @@ use super::{Connection, DialError, Transport};
 use crate::key::{NodeId, SigningKey};
 
 mod runtime;
+mod socket;
 mod stream;
 mod tls;
 mod tuning;

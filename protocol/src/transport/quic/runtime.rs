@@ -11,6 +11,7 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::socket::BatchedSocket;
 use super::tuning;
 
 /// Starts a thread with a runtime of its own. The thread ends when `closing` and then `closed` are
@@ -62,7 +63,8 @@ impl Runtime for On {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let _entered = self.handle.enter();
-        TokioRuntime.wrap_udp_socket(socket)
+        let socket = TokioRuntime.wrap_udp_socket(socket)?;
+        Ok(Arc::new(BatchedSocket::new(socket, usize::from(tuning::PACKET_LEN_MAX))))
     }
 
     fn now(&self) -> Instant {

@@ -1,6 +1,6 @@
 //! Transport parameters and socket options: every value set, none left to a default that could change.
 //!
-//! QUIC is the dearest stage of the data path, and packets are what it costs: on loopback 6,500 bytes each,
+//! QUIC is the dearest stage of the data path, and packets are what it costs: on loopback 32,000 bytes each,
 //! elsewhere as large as the path carries.
 
 use std::io;
@@ -8,17 +8,26 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::STREAMS_PER_CONNECTION_MAX;
 
-/// Payload of a UDP packet on loopback and at most elsewhere. The segmentation batch is ten packets, and a
-/// batch above 64 KiB fails whole: 6,500 is the largest round size below.
-pub(super) const PACKET_LEN_MAX: u16 = 6500;
-/// Segments that quinn sends in one call.
-const SEGMENTS_PER_SEND: usize = 10;
-const _: () = assert!(PACKET_LEN_MAX as usize * SEGMENTS_PER_SEND <= 65_507);
+/// Payload of a UDP packet on loopback, and the largest that an endpoint takes. Two of them fill what the kernel
+/// sends at once; against 6,500 bytes a GiB costs a third less CPU at both ends (`protocol/examples/throughput.rs`),
+/// and 65,000 bytes gain nothing more.
+pub(super) const PACKET_LEN_MAX: u16 = 32_000;
+const _: () = assert!(PACKET_LEN_MAX as usize * 2 <= super::socket::SEND_LEN_MAX);
+/// Payload of a loopback packet until discovery has found more. Handshake packets are padded to this, and the
+/// length of a long-header packet has 14 bits.
+const LOOPBACK_PACKET_LEN_FIRST: u16 = 16_000;
+const _: () = assert!(LOOPBACK_PACKET_LEN_FIRST < 1 << 14 && LOOPBACK_PACKET_LEN_FIRST < PACKET_LEN_MAX);
+/// Payload of a UDP packet on a network, at most: a jumbo frame of 9,000 bytes less the headers of IPv6 and UDP.
+const JUMBO_PACKET_LEN_MAX: u16 = 8_952;
+/// The first congestion window on loopback. Quinn's own is 12,000 bytes: less than one packet, which then never leaves.
+const LOOPBACK_FIRST_WINDOW: u64 = 1024 * 1024;
+const _: () = assert!(LOOPBACK_FIRST_WINDOW > 10 * PACKET_LEN_MAX as u64);
 
 /// Bytes in flight on one stream: sixteen blocks, more than any path of 1 Gbit/s and 100 ms needs.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -40,7 +49,7 @@ const SOCKET_BUFFER_LEN: usize = 8 * 1024 * 1024;
 /// What lies between two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The same machine: packets of [`PACKET_LEN_MAX`] from the first on.
+    /// The same machine: packets of [`LOOPBACK_PACKET_LEN_FIRST`] from the first on, of [`PACKET_LEN_MAX`] soon.
     Loopback,
     /// A network: packet size is discovered, up to jumbo frames.
     Wide,
@@ -70,11 +79,19 @@ pub(super) fn transport_config(way: Way, dialled: bool) -> Arc<TransportConfig> 
         .allow_spin(false);
     match way {
         Way::Loopback => {
-            config.initial_mtu(PACKET_LEN_MAX).min_mtu(PACKET_LEN_MAX).mtu_discovery_config(None);
+            let mut congestion = CubicConfig::default();
+            congestion.initial_window(LOOPBACK_FIRST_WINDOW);
+            let mut discovery = MtuDiscoveryConfig::default();
+            discovery.upper_bound(PACKET_LEN_MAX);
+            config
+                .initial_mtu(LOOPBACK_PACKET_LEN_FIRST)
+                .min_mtu(LOOPBACK_PACKET_LEN_FIRST)
+                .mtu_discovery_config(Some(discovery))
+                .congestion_controller_factory(Arc::new(congestion));
         }
         Way::Wide => {
             let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(PACKET_LEN_MAX);
+            discovery.upper_bound(JUMBO_PACKET_LEN_MAX);
             config.mtu_discovery_config(Some(discovery));
         }
     }
@@ -84,7 +101,7 @@ pub(super) fn transport_config(way: Way, dialled: bool) -> Arc<TransportConfig> 
 /// What the endpoint tells every peer: the largest packet that it takes.
 pub(super) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(PACKET_LEN_MAX).expect("6500 is a valid payload size (1200 to 65527)");
+    config.max_udp_payload_size(PACKET_LEN_MAX).expect("32,000 is a valid payload size (1,200 to 65,527)");
     config
 }
 
