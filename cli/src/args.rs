@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Rebuild shards whose nodes are gone
     #[command(subcommand)]
     Repair(RepairCommand),
+    /// Show what an upload would take and how long it would last
+    Plan(PlanArgs),
     /// Upload a file or a directory to BUCKET/PREFIX
     Put(PutArgs),
     /// Download BUCKET/KEY, or all under BUCKET/PREFIX/
@@ -97,6 +99,9 @@ pub(crate) struct UpArgs {
     /// QUIC port of the first node; the others follow. 0 lets the system choose
     #[arg(long, env = "HOLDFAST_QUIC_PORT", default_value_t = 7400, value_name = "PORT")]
     pub(crate) quic_port: u16,
+    /// Repair
+    #[command(flatten)]
+    pub(crate) repair: RepairRules,
     /// What each node offers [default: nine tenths of the free disk, shared out]
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
     pub(crate) capacity: Option<ByteSize>,
@@ -226,6 +231,9 @@ pub(crate) struct GatewayRunArgs {
     /// Where the pages, the admin API, /metrics and /healthz are
     #[arg(long, env = "HOLDFAST_WEB_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub(crate) web_listen: SocketAddr,
+    /// Repair
+    #[command(flatten)]
+    pub(crate) repair: RepairRules,
     /// Where nodes may dial us by QUIC
     #[arg(long, env = "HOLDFAST_QUIC_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) quic_listen: SocketAddr,
@@ -276,6 +284,50 @@ pub(crate) enum RepairCommand {
 /// Options of `repair`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RepairArgs {
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// When and how fast lost shards are rebuilt.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RepairRules {
+    /// How long a silent node is waited for before its shards are rebuilt; less when a stripe's margin is thin
+    #[arg(long, env = "HOLDFAST_REPAIR_AFTER", default_value = "1d", value_name = "PERIOD")]
+    pub(crate) repair_after: Period,
+    /// Bytes a second that automatic repair and packing may each move; 0 for no limit
+    #[arg(long, env = "HOLDFAST_REPAIR_RATE", default_value = "100MB", value_name = "SIZE")]
+    pub(crate) repair_rate: ByteSize,
+}
+
+impl RepairRules {
+    /// As the gateway takes them.
+    pub(crate) fn policy(&self) -> holdfast_gateway::RepairPolicy {
+        holdfast_gateway::RepairPolicy {
+            silent: self.repair_after.0,
+            bytes_per_second: (self.repair_rate.0 > 0).then_some(self.repair_rate.0),
+        }
+    }
+}
+
+/// Options of `plan`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast plan ./dataset
+  holdfast plan --size 2TB --objects 40000 --policy standard
+  holdfast plan")]
+pub(crate) struct PlanArgs {
+    /// A file or a directory that would be uploaded
+    pub(crate) source: Option<PathBuf>,
+    /// Bytes that would be uploaded, instead
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<ByteSize>,
+    /// As so many objects of equal size
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000_000), requires = "size")]
+    pub(crate) objects: u64,
+    /// Code and failure domain [default: the gateway's]
+    #[arg(long)]
+    pub(crate) policy: Option<PolicyName>,
     /// The network
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

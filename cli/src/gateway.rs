@@ -131,6 +131,7 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     let quic = quic(args.quic_listen, &keys)?;
     let mut config = GatewayConfig::new(args.data.clone(), keys, Arc::clone(&quic));
     config.policy = policy(args.policy)?;
+    config.repair = args.repair.policy();
     config.s3_listen = args.s3_listen;
     config.s3_tls = tls(&args.tls);
     config.web_listen = args.web_listen;

@@ -14,6 +14,7 @@ mod node;
 mod objects;
 mod output;
 mod periods;
+mod plan;
 mod repair;
 mod settings;
 mod signals;
@@ -91,6 +92,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,
             Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
+            Command::Plan(args) => plan::run(&args, output).await,
             Command::Put(args) => objects::put(args, output).await,
             Command::Get(args) => objects::get(args, output).await,
             Command::Cat(args) => objects::cat(args).await,

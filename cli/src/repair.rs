@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use holdfast_gateway::web::api::{RepairCounts, RepairStatus};
+use holdfast_gateway::web::api::{AutomaticRepair, Packing, RepairCounts, RepairStatus};
 
 use crate::args::RepairArgs;
 use crate::client::Admin;
@@ -37,7 +37,50 @@ pub(crate) async fn status(args: &RepairArgs, output: Output) -> Result<ExitCode
     if let Some(error) = &status.error {
         output.say(format!("  it failed: {error}"));
     }
+    say_automatic(&status.automatic, output);
+    say_packing(&status.packing, output);
     Ok(ExitCode::SUCCESS)
+}
+
+fn say_automatic(auto: &AutomaticRepair, output: Output) {
+    let rate = auto
+        .bytes_per_second_max
+        .map_or("without a limit".to_owned(), |rate| format!("at most {}/s", ByteSize(rate)));
+    output.say(format!(
+        "automatic repair ({rate}): {} shards rebuilt ({} read, {} written){}",
+        auto.shards_rebuilt,
+        ByteSize(auto.bytes_read),
+        ByteSize(auto.bytes_written),
+        if auto.running { "; running" } else { "" }
+    ));
+    output.say(format!(
+        "  stripes: {} wait for their turn, {} for {} more nodes, {} cannot be read",
+        auto.remaining, auto.waiting, auto.waiting_for_nodes, auto.unreadable
+    ));
+    output.say(format!(
+        "  shards that answering nodes were said to have lost: {}; {} were, {} were not",
+        auto.shards_reported, auto.shards_found_lost, auto.shards_found_well
+    ));
+    for node in &auto.silent {
+        let state = if node.lost { "counts as lost" } else { "is waited for" };
+        output.say(format!(
+            "  silent: {} since {} ms; it {state} (from {} ms on)",
+            node.node, node.since_ms, node.lost_at_ms
+        ));
+    }
+}
+
+fn say_packing(packing: &Packing, output: Output) {
+    output.say(format!(
+        "packing: {} stripes wait; {} merges made {} stripes part of others and let {} go",
+        packing.waiting,
+        packing.merges,
+        packing.absorbed,
+        ByteSize(packing.bytes_released)
+    ));
+    if let (Some(now), Some(packed)) = (packing.expansion_now, packing.expansion_packed) {
+        output.say(format!("  stored per byte of live data: {now:.2} now, {packed:.2} after packing"));
+    }
 }
 
 /// Starts a run (or joins the one under way) and watches it to its end.

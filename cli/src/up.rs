@@ -63,6 +63,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
         if args.separate_nodes { Arc::clone(&quic) } else { FirstOf::new(memory.clone(), Arc::clone(&quic)) };
     let mut config = GatewayConfig::new(args.data.clone(), keys, transport);
     config.policy = policy;
+    config.repair = args.repair.policy();
     config.s3_listen = args.s3_listen;
     config.s3_tls = gateway::tls(&args.tls);
     config.web_listen = args.web_listen;

@@ -63,6 +63,8 @@ pub struct GatewayConfig {
     pub memory: MemoryLimits,
     /// Intervals and deadlines.
     pub timing: Timing,
+    /// When and how fast lost shards are rebuilt.
+    pub repair: RepairPolicy,
     /// Bounds on what clients send.
     pub http: HttpLimits,
     /// Where the time comes from.
@@ -85,6 +87,7 @@ impl GatewayConfig {
             seeds: Vec::new(),
             memory: MemoryLimits::default(),
             timing: Timing::default(),
+            repair: RepairPolicy::default(),
             http: HttpLimits::default(),
             clock: Arc::new(SystemClock),
             software: concat!("holdfast-gateway/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -137,6 +140,14 @@ pub struct Timing {
     pub queue_interval: Duration,
     /// How often stripes short of shards are completed.
     pub completion_interval: Duration,
+    /// How often half-empty stripes are looked for.
+    pub packing_interval: Duration,
+    /// How long a stripe is left alone before it is packed: PUTs that share it may still be committing.
+    pub packing_settle: Duration,
+    /// How long it waits for partners that fill it.
+    pub packing_patience: Duration,
+    /// How often lost shards are looked for.
+    pub repair_interval: Duration,
     /// How long uncommitted blocks stay on nodes.
     pub lease: Duration,
     /// How long requests in flight may go on after the stop.
@@ -150,9 +161,28 @@ impl Default for Timing {
             probe_timeout: Duration::from_secs(3),
             queue_interval: Duration::from_secs(2),
             completion_interval: Duration::from_secs(5),
+            packing_interval: Duration::from_secs(30),
+            packing_settle: Duration::from_secs(30),
+            packing_patience: Duration::from_secs(300),
+            repair_interval: Duration::from_secs(30),
             lease: Duration::from_secs(3600),
             drain: Duration::from_secs(20),
         }
+    }
+}
+
+/// When and how fast lost shards are rebuilt without being told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RepairPolicy {
+    /// A silent node counts as lost after this time; sooner for stripes whose margin is thin.
+    pub silent: Duration,
+    /// Bytes that automatic repair and packing each read and write a second; unlimited when absent.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Default for RepairPolicy {
+    fn default() -> Self {
+        Self { silent: Duration::from_secs(24 * 3600), bytes_per_second: Some(100_000_000) }
     }
 }
 

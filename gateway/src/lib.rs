@@ -15,6 +15,8 @@ mod s3;
 pub mod unixfs;
 pub mod web;
 
-pub use config::{CertificateFiles, GatewayConfig, HttpLimits, MemoryLimits, SeedNode, Timing, TlsConfig};
+pub use config::{
+    CertificateFiles, GatewayConfig, HttpLimits, MemoryLimits, RepairPolicy, SeedNode, Timing, TlsConfig,
+};
 pub use gateway::{Gateway, OpenGatewayError, RunGatewayError, TlsError};
 pub use keys::{AdminToken, Credentials, DATA_FORMAT, GatewayKeys, KeysError, RootKey};

@@ -28,6 +28,7 @@ mod manifest;
 mod model;
 mod node;
 mod object;
+mod pack;
 mod placement;
 mod queue;
 mod refs;
@@ -36,15 +37,18 @@ mod row;
 pub mod schema;
 pub mod store;
 mod unlink;
+mod upkeep;
 mod upload;
 
 pub use check::{CheckReport, Finding};
 pub use error::{BucketError, MetaError, PlacementError, PutError, UploadError};
 pub use manifest::ManifestReader;
 pub use model::*;
+pub use pack::Origins;
 pub use queue::SweepReport;
 pub use rocks::{RocksConfig, RocksStore};
 pub use store::{MetaStore, Precondition, StoreError, TransactError, Transaction, Write};
+pub use upkeep::{DamageReport, NodePresence};
 
 use error::{Attempt, MaybeTorn};
 

@@ -24,6 +24,7 @@ mod challenge;
 mod nodes;
 mod openapi;
 mod page;
+mod plan;
 mod repair;
 mod status;
 
@@ -51,6 +52,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/objects", get(admin::objects))
         .route("/api/v1/culprits", get(admin::culprits))
         .route("/api/v1/repair", get(repair::state).post(repair::start))
+        .route("/api/v1/repair/damage", post(repair::damage))
         .route("/api/v1/challenge", post(challenge::targets))
         .layer(middleware::from_fn_with_state(Arc::clone(&core), admin_only));
     Router::new()
@@ -58,6 +60,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/healthz", get(status::health))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))
+        .route("/api/v1/plan", get(plan::show))
         .route("/api/v1/openapi.json", get(openapi::document))
         .merge(admin)
         .fallback(not_found)

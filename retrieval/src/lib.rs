@@ -9,9 +9,12 @@ pub mod block;
 pub mod challenge;
 pub mod code;
 pub mod fetch;
+pub mod pack;
 pub mod placement;
+pub mod plan;
 pub mod pool;
 pub mod repair;
+pub mod surprise;
 pub mod tag;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -217,5 +217,11 @@ impl Chooser {
     }
 }
 
+/// Whether these nodes, all different, may hold shards of one stripe together.
+pub fn may_share_a_stripe<'a>(nodes: impl IntoIterator<Item = &'a Candidate>, policy: &Policy) -> bool {
+    let mut picker = Picker::new(Rules::of(policy));
+    nodes.into_iter().all(|node| picker.take(node))
+}
+
 #[cfg(test)]
 mod tests;

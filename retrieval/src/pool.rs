@@ -40,6 +40,9 @@ pub const NODES_MAX: usize = 16_384;
 /// Called with every new connection after its Hello, so that the owner can serve the streams that the node opens.
 pub type OnConnected = Arc<dyn Fn(NodeId, Arc<dyn Connection>) + Send + Sync>;
 
+/// Called when a node was asked for a block and says that it does not hold it, or answers with other bytes.
+pub type OnGone = Arc<dyn Fn(NodeId, Digest) + Send + Sync>;
+
 /// What a pool needs.
 #[derive(Clone)]
 pub struct PoolConfig {
@@ -53,6 +56,8 @@ pub struct PoolConfig {
     pub clock: Arc<dyn Clock>,
     /// Called with every new connection.
     pub on_connected: Option<OnConnected>,
+    /// Called with every block that a node should have and does not give: what heals reads reports it.
+    pub on_gone: Option<OnGone>,
     /// How long dialling and Hello together may take.
     pub connect_timeout: Duration,
 }
@@ -66,6 +71,7 @@ impl PoolConfig {
             software: software.into(),
             clock,
             on_connected: None,
+            on_gone: None,
             connect_timeout: Duration::from_secs(5),
         }
     }
@@ -143,6 +149,11 @@ pub enum Outcome {
     Overtaken {
         /// About which block.
         digest: Option<Digest>,
+    },
+    /// It answered that it does not hold a block that it should.
+    Absent {
+        /// Which.
+        digest: Digest,
     },
     /// It said something that is provably wrong.
     Lied {
@@ -296,7 +307,14 @@ impl NodePool {
                     self.culprits.lock().add(id, what, digest, self.now_ms());
                 }
             }
+            Outcome::Absent { digest } => {
+                entry.alive();
+                self.gone(id, digest);
+            }
             Outcome::Lied { what, digest } => {
+                if let Some(digest) = digest {
+                    self.gone(id, digest);
+                }
                 entry.lied();
                 tracing::warn!(node = %id, ?digest, what, "a node was caught lying");
                 self.culprits.lock().add(id, what, digest, self.now_ms());
@@ -317,6 +335,12 @@ impl NodePool {
     /// Time since a node last answered anything; `None` if it never did.
     pub fn silent_for(&self, id: NodeId) -> Option<Duration> {
         self.entry(id).ok().and_then(|entry| entry.silent_for())
+    }
+
+    fn gone(&self, id: NodeId, digest: Digest) {
+        if let Some(on_gone) = &self.config.on_gone {
+            on_gone(id, digest);
+        }
     }
 
     fn entry(&self, id: NodeId) -> Result<Arc<Entry>, PoolError> {

@@ -19,6 +19,7 @@ use holdfast_protocol::{Digest, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+mod judge;
 mod pace;
 mod place;
 mod plan;
@@ -26,14 +27,19 @@ mod put;
 mod report;
 mod stripe;
 
+pub use judge::{LOSSES_PER_YEAR, Patience, Urgency};
 pub use report::{RepairProgress, RepairReport, StripeTrouble};
+
+pub(crate) use pace::Pace;
+pub(crate) use place::candidates;
+pub(crate) use plan::policy_of;
+pub(crate) use put::{Putter, ShardPut, TIMEOUT};
 
 use crate::fetch::{FetchConfig, VerifiedReader};
 use crate::placement::Chooser;
 use crate::pool::NodePool;
 use crate::tag::TagKey;
-use pace::Pace;
-use plan::Damage;
+use judge::Judge;
 use report::Tally;
 
 /// Rows of the stripe table read at a time.
@@ -71,9 +77,16 @@ pub trait RepairStore: Send + Sync + 'static {
     /// The terms of new claims on the stripe's shards, one per slot.
     async fn terms(&self, stripe: &Stripe) -> Result<Vec<ShardTerms>, RepairStoreError>;
 
+    /// Whether a node must not be given a shard of the stripe now: it has yet to let go a claim of it, and a
+    /// late DeleteBlocks would hit the new one.
+    async fn is_barred(&self, _stripe: StripeId, _node: NodeId) -> Result<bool, RepairStoreError> {
+        Ok(false)
+    }
+
     /// Puts `stripe`, whose version is `expected_version + 1`, in the place of the row of that version; in
-    /// the same transaction queues CommitBlocks for the shards whose nodes changed, and takes the stripe off
-    /// the list of incomplete ones when every shard now has a node.
+    /// the same transaction queues CommitBlocks for the shards whose nodes changed and releases of the claims
+    /// that their former nodes keep, and takes the stripe off the list of incomplete ones when every shard now
+    /// has a node.
     async fn replace(&self, stripe: &Stripe, expected_version: u64) -> Result<Replaced, RepairStoreError>;
 
     /// The claims of these blocks of a stripe on a node are committed: their queued CommitBlocks may go.
@@ -122,6 +135,8 @@ pub enum Lost {
     /// These, whether they answer or not (one that answers may still be read from), and those that
     /// `Down { for_ms: 0 }` names.
     Listed(HashSet<NodeId>),
+    /// Silent nodes, the sooner the thinner a stripe's margin is, and nodes that the pool no longer knows.
+    Patient(Patience),
 }
 
 /// How a run goes.
@@ -135,6 +150,10 @@ pub struct RepairOptions {
     pub concurrent_bytes: usize,
     /// Bytes read and written a second; unlimited when absent.
     pub bytes_per_second: Option<u64>,
+    /// How often each node is lost, for the order of the work.
+    pub urgency: Urgency,
+    /// Stripes attended to in this run, the most urgent ones; the others are counted as remaining.
+    pub stripes_max: usize,
 }
 
 impl Default for RepairOptions {
@@ -144,6 +163,8 @@ impl Default for RepairOptions {
             only: None,
             concurrent_bytes: 64 * 1024 * 1024,
             bytes_per_second: None,
+            urgency: Urgency::default(),
+            stripes_max: STRIPES_PER_RUN_MAX,
         }
     }
 }
@@ -155,6 +176,8 @@ enum Repaired {
     Again,
 }
 
+/// Stripes of one run: at 24 bytes each, 24 MB. What is beyond waits for the next run.
+pub const STRIPES_PER_RUN_MAX: usize = 1_000_000;
 /// Stripes under way at the same time, whatever their size.
 const STRIPES_AT_ONCE: usize = 32;
 
@@ -213,12 +236,13 @@ impl Repairer {
         self.pool.check_all().await;
         let tally = Tally::default();
         let stopped = |tally: &Tally, source| RepairError::Store { stripes_scanned: tally.scanned(), source };
-        let work = self.survey(&options, &tally).await.map_err(|source| stopped(&tally, source))?;
+        let judge = Judge::of(&self.pool, &options.lost);
+        let work = self.survey(&options, &judge, &tally).await.map_err(|source| stopped(&tally, source))?;
         progress(tally.progress());
         let room = Semaphore::new(options.concurrent_bytes);
         let pace = Pace::new(options.bytes_per_second);
         let mut finished = futures::stream::iter(work)
-            .map(|id| self.one(id, &options, &room, &pace))
+            .map(|id| self.one(id, &options, &judge, &room, &pace))
             .buffer_unordered(STRIPES_AT_ONCE);
         while let Some((id, outcome)) = finished.next().await {
             let outcome = outcome.map_err(|source| stopped(&tally, source))?;
@@ -228,19 +252,20 @@ impl Repairer {
         Ok(tally.report())
     }
 
-    /// The ids of the stripes that miss something: 16 bytes each, 16 MB for a terabyte of damaged stripes.
+    /// The ids of the stripes that miss something, the most urgent first: those whose remaining margin, times how
+    /// long their nodes last, is smallest.
     async fn survey(
         &self,
         options: &RepairOptions,
+        judge: &Judge,
         tally: &Tally,
     ) -> Result<Vec<StripeId>, RepairStoreError> {
-        let lost = self.lost(&options.lost);
-        let mut work = Vec::new();
+        let mut work = judge::Worklist::new(options.stripes_max.min(STRIPES_PER_RUN_MAX));
         let mut look = |stripe: &Stripe| {
-            let damage = Damage::of(stripe, &lost);
+            let damage = judge.damage(stripe);
             tally.surveyed(&damage);
             if !damage.is_none() {
-                work.push(stripe.id);
+                work.add(options.urgency.rank(stripe, &damage), stripe.id);
             }
         };
         if let Some(only) = &options.only {
@@ -249,34 +274,14 @@ impl Repairer {
                     look(&stripe);
                 }
             }
-            return Ok(work);
+            return Ok(work.into_order());
         }
         let mut after = None;
         loop {
             let page = self.store.stripes(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(work) };
+            let Some(last) = page.last() else { return Ok(work.into_order()) };
             after = Some(last.id);
             page.iter().for_each(&mut look);
-        }
-    }
-
-    /// Nodes whose shards count as missing now, as a question that [`Damage::of`] asks.
-    fn lost(&self, lost: &Lost) -> impl Fn(NodeId) -> bool + use<> {
-        let now_ms = self.pool.clock().now_ms();
-        let nodes: std::collections::HashMap<NodeId, crate::pool::NodeState> =
-            self.pool.nodes().into_iter().map(|view| (view.known.id, view.state)).collect();
-        let lost = lost.clone();
-        move |node| {
-            let down_for = |ms: u64| match nodes.get(&node) {
-                None => true,
-                Some(crate::pool::NodeState::Down { since_ms }) => now_ms.saturating_sub(*since_ms) >= ms,
-                Some(_) => false,
-            };
-            match &lost {
-                Lost::Nobody => false,
-                Lost::Down { for_ms } => down_for(*for_ms),
-                Lost::Listed(listed) => listed.contains(&node) || down_for(0),
-            }
         }
     }
 }

@@ -65,7 +65,7 @@ async fn complete(core: &Core, after: &mut Option<StripeId>) -> Outcome {
         lost: Lost::Nobody,
         only: Some(ids),
         concurrent_bytes: COMPLETION_BYTES,
-        bytes_per_second: None,
+        ..RepairOptions::default()
     };
     match core.repair.repairer().run(options, |_| {}).await {
         Ok(report) if report.progress.stripes_repaired > 0 => {

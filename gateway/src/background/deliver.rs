@@ -12,16 +12,15 @@ use holdfast_protocol::message::BlockOutcome;
 use holdfast_retrieval::write::{DeliverError, ShardClaim};
 use tokio_util::sync::CancellationToken;
 
+use super::heal::take_off;
 use crate::gateway::{Core, telemetry};
-use crate::meta::{MetaError, PlacementError, QueueItem};
+use crate::meta::{MetaError, QueueItem};
 
 /// Queue rows of one node taken at a time, and pages of them before the other nodes' turn.
 const ITEMS_PER_PAGE: usize = 256;
 const PAGES_PER_ROUND: usize = 16;
 /// Nodes told at the same time.
 const NODES_AT_ONCE: usize = 16;
-/// Attempts to mark a lost shard before it is left to the next delivery.
-const MARK_ATTEMPTS: usize = 4;
 
 /// Delivers CommitBlocks.
 pub(super) async fn commits(core: Arc<Core>, stop: CancellationToken) {
@@ -103,10 +102,11 @@ async fn deliver(core: &Core, node: NodeId, kind: Kind) -> Result<bool, MetaErro
 /// Delivers one page; returns how many rows were settled.
 async fn deliver_page(core: &Core, items: &[QueueItem], kind: Kind) -> Result<usize, MetaError> {
     let claims: Vec<ShardClaim> = items.iter().flat_map(claims_of).collect();
-    let answers = match kind {
+    let mut answers = match kind {
         Kind::Commit => core.deliverer.commit_shards(&claims, 0).await,
         Kind::Release => core.deliverer.delete_shards(&claims).await,
     };
+    tell_under_former(core, &claims, &mut answers, kind).await?;
     let mut answers = answers.into_iter();
     let mut done = Vec::with_capacity(items.len());
     for item in items {
@@ -129,6 +129,35 @@ async fn deliver_page(core: &Core, items: &[QueueItem], kind: Kind) -> Result<us
     Ok(done.len())
 }
 
+/// Claims that the present agreement does not know may have been made under an earlier one.
+async fn tell_under_former(
+    core: &Core,
+    claims: &[ShardClaim],
+    answers: &mut [Result<BlockOutcome, DeliverError>],
+    kind: Kind,
+) -> Result<(), MetaError> {
+    let absent = |answers: &[Result<BlockOutcome, DeliverError>]| -> Vec<usize> {
+        let is_absent = |at: &usize| matches!(answers[*at], Ok(BlockOutcome::Absent));
+        (0..answers.len()).filter(is_absent).collect()
+    };
+    let (Some(first), false) = (claims.first(), absent(answers).is_empty()) else { return Ok(()) };
+    for agreement in core.meta.former_agreements(first.node).await? {
+        let unknown = absent(answers);
+        let asked: Vec<ShardClaim> = unknown.iter().map(|at| claims[*at]).collect();
+        let told = match kind {
+            Kind::Commit => core.deliverer.commit_shards_under(agreement, &asked).await,
+            Kind::Release => core.deliverer.delete_shards_under(agreement, &asked).await,
+        };
+        for (at, answer) in unknown.into_iter().zip(told) {
+            // A refusal means that the node knows the agreement no longer, and so nothing under it.
+            if answer.as_ref().is_ok() || answer.as_ref().is_err_and(DeliverError::is_retryable) {
+                answers[at] = answer;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn claims_of(item: &QueueItem) -> impl Iterator<Item = ShardClaim> + '_ {
     item.digests.iter().map(|digest| ShardClaim { stripe: item.stripe, digest: *digest, node: item.node })
 }
@@ -147,7 +176,7 @@ async fn settle(
             | (Ok(BlockOutcome::Absent), Kind::Release) => {}
             (Ok(BlockOutcome::Absent), Kind::Commit) => {
                 tracing::warn!(node = %item.node, %digest, "a node let a block go before it heard of its commit");
-                settled &= mark_lost(core, item, digest).await?;
+                settled &= take_off(core, item.stripe, item.node, digest).await?;
             }
             (Ok(BlockOutcome::Retained), _) => settled = false,
             (Err(error), _) => {
@@ -157,34 +186,4 @@ async fn settle(
         }
     }
     Ok(settled)
-}
-
-/// Takes the shard off the node in the stripe's row, so that completion finds it another.
-async fn mark_lost(
-    core: &Core,
-    item: &QueueItem,
-    digest: &holdfast_protocol::Digest,
-) -> Result<bool, MetaError> {
-    for _ in 0..MARK_ATTEMPTS {
-        let Some(mut stripe) = core.meta.stripe(item.stripe).await? else { return Ok(true) };
-        let lost = stripe
-            .shards
-            .iter_mut()
-            .flatten()
-            .find(|shard| shard.digest == *digest && shard.node == Some(item.node));
-        let Some(lost) = lost else { return Ok(true) };
-        lost.node = None;
-        let version = stripe.version;
-        stripe.version += 1;
-        match core.meta.put_stripe(&stripe, version).await {
-            Ok(()) | Err(PlacementError::Gone { .. }) => return Ok(true),
-            Err(PlacementError::Version { .. }) => {}
-            Err(PlacementError::Meta(error)) => return Err(error),
-            Err(error) => {
-                tracing::error!(%error, stripe = %item.stripe, "a lost shard cannot be marked");
-                return Ok(false);
-            }
-        }
-    }
-    Ok(false)
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use holdfast_protocol::record::ScopeId;
 use holdfast_retrieval::fetch::{FetchConfig, Fetcher};
+use holdfast_retrieval::pack::Packer;
 use holdfast_retrieval::pool::{NodePool, NodeState, PoolConfig};
 use holdfast_retrieval::repair::Repairer;
 use holdfast_retrieval::tag::TagKey;
@@ -18,7 +19,7 @@ use super::buffers::UploadMemory;
 use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
-use crate::background::{Connections, RepairRunner};
+use crate::background::{AutoRepair, Connections, Healing, PackRunner, RepairRunner};
 use crate::config::GatewayConfig;
 use crate::keys::AccessKeys;
 use crate::meta::Meta;
@@ -37,6 +38,9 @@ pub(crate) struct Core {
     pub(crate) tags: TagKey,
     pub(crate) deliverer: Deliverer,
     pub(crate) repair: RepairRunner,
+    pub(crate) pack: PackRunner,
+    pub(crate) auto: AutoRepair,
+    pub(crate) healing: Arc<Healing>,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -57,6 +61,8 @@ impl Core {
         );
         pool_config.delegation = Some(config.keys.delegation().to_wire());
         pool_config.on_connected = Some(on_connected);
+        let healing = Healing::new();
+        pool_config.on_gone = Some(healing.on_gone());
         let pool = NodePool::new(pool_config);
         let tags = TagKey::new(blake3::derive_key(TAG_CONTEXT, config.keys.root().expose()));
         let write = WriteConfig { lease: config.timing.lease, ..WriteConfig::default() };
@@ -78,6 +84,7 @@ impl Core {
             in_flight_bytes: ObjectOptions::IN_FLIGHT_BYTES,
             fetcher,
         };
+        let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
         let core = Self {
@@ -90,6 +97,9 @@ impl Core {
             tags,
             deliverer,
             repair,
+            pack,
+            auto: AutoRepair::default(),
+            healing,
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),

@@ -19,6 +19,20 @@ const NODES: &str = "holdfast_nodes";
 const UPLOAD_BYTES: &str = "holdfast_upload_memory_bytes";
 /// Blocks committed or released at nodes, by kind.
 const DELIVERED: &str = "holdfast_delivered_blocks_total";
+/// What repair did without being told, by kind: shards rebuilt, bytes read, bytes written.
+const REPAIRED: &str = "holdfast_repair_total";
+/// Stripes by what they wait for: their turn, further nodes, shards that cannot be read.
+const REPAIR_WAITING: &str = "holdfast_repair_stripes_waiting";
+/// Shards that answering nodes were found to have lost.
+const SHARDS_LOST: &str = "holdfast_shards_lost_total";
+/// What packing did, by kind: merges, stripes absorbed, merges given up.
+const PACKED: &str = "holdfast_packing_total";
+/// Bytes that packing moved or let go, by kind.
+const PACKED_BYTES: &str = "holdfast_packing_bytes_total";
+/// Stripes that wait to be packed.
+const PACK_WAITING: &str = "holdfast_packing_stripes_waiting";
+/// Bytes stored per byte of live data, now and after packing.
+const EXPANSION: &str = "holdfast_expansion_ratio";
 /// Lines of evidence against nodes.
 const CULPRITS: &str = "holdfast_culprit_lines";
 
@@ -48,6 +62,21 @@ fn describe() {
     describe_gauge!(NODES, Unit::Count, "Known nodes by state");
     describe_gauge!(UPLOAD_BYTES, Unit::Bytes, "Memory leased by uploads");
     describe_counter!(DELIVERED, Unit::Count, "Blocks committed or released at nodes");
+    describe_counter!(
+        REPAIRED,
+        Unit::Count,
+        "Shards rebuilt by automatic repair, and bytes it moved for that"
+    );
+    describe_gauge!(REPAIR_WAITING, Unit::Count, "Damaged stripes by what they wait for");
+    describe_counter!(SHARDS_LOST, Unit::Count, "Shards that answering nodes were found to have lost");
+    describe_counter!(
+        PACKED,
+        Unit::Count,
+        "Merges done, stripes absorbed by them, and merges given up for now"
+    );
+    describe_counter!(PACKED_BYTES, Unit::Bytes, "Bytes that packing read, wrote and let go");
+    describe_gauge!(PACK_WAITING, Unit::Count, "Stripes that wait to be packed");
+    describe_gauge!(EXPANSION, Unit::Count, "Bytes stored per byte of live data, now and after packing");
     describe_gauge!(CULPRITS, Unit::Count, "Lines of evidence against nodes");
 }
 
@@ -91,6 +120,42 @@ pub(crate) fn s3_answered(method: &Method, status: StatusCode, after: Duration) 
 /// Blocks were committed or released.
 pub(crate) fn delivered(kind: &'static str, blocks: usize) {
     counter!(DELIVERED, "kind" => kind).increment(blocks as u64);
+}
+
+/// A run of automatic repair ended.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floats; these are far below 2^53")]
+pub(crate) fn repaired(progress: &holdfast_retrieval::repair::RepairProgress) {
+    counter!(REPAIRED, "kind" => "shards").increment(progress.shards_rebuilt);
+    counter!(REPAIRED, "kind" => "bytes_read").increment(progress.bytes_read);
+    counter!(REPAIRED, "kind" => "bytes_written").increment(progress.bytes_written);
+    gauge!(REPAIR_WAITING, "for" => "turn").set(progress.remaining as f64);
+    gauge!(REPAIR_WAITING, "for" => "nodes").set(progress.waiting as f64);
+}
+
+/// A node that answers has lost a shard.
+pub(crate) fn shard_lost() {
+    counter!(SHARDS_LOST).increment(1);
+}
+
+/// A round of packing ended.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floats; this is far below 2^53")]
+pub(crate) fn packed(report: &holdfast_retrieval::pack::PackReport) {
+    counter!(PACKED, "kind" => "merge").increment(report.merges);
+    counter!(PACKED, "kind" => "absorbed").increment(report.stripes_absorbed);
+    counter!(PACKED, "kind" => "given_up").increment(report.failed);
+    counter!(PACKED_BYTES, "kind" => "read").increment(report.bytes_read);
+    counter!(PACKED_BYTES, "kind" => "written").increment(report.bytes_written);
+    counter!(PACKED_BYTES, "kind" => "released").increment(report.bytes_released);
+    gauge!(PACK_WAITING).set(report.candidates as f64);
+}
+
+/// The whole stripe table was looked through.
+#[allow(clippy::cast_precision_loss, reason = "a ratio")]
+pub(crate) fn expansion(stored: u64, packed: u64, live: u64) {
+    if live > 0 {
+        gauge!(EXPANSION, "when" => "now").set(stored as f64 / live as f64);
+        gauge!(EXPANSION, "when" => "after_packing").set(packed as f64 / live as f64);
+    }
 }
 
 /// Figures that are looked up when somebody asks.

@@ -289,6 +289,12 @@ pub enum PlacementError {
         /// The version expected.
         expected: u64,
     },
+    /// A node that is to hold a shard has yet to be told to let go an earlier claim of it.
+    #[error("a node has yet to let go an earlier claim of stripe {stripe}")]
+    Releasing {
+        /// The stripe.
+        stripe: StripeId,
+    },
     /// The change touches more than where shards are.
     #[error("a new placement of stripe {stripe} changes more than its nodes")]
     Shape {
@@ -304,7 +310,7 @@ impl PlacementError {
     /// Whether reading the stripe again and trying again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Version { .. } => true,
+            Self::Version { .. } | Self::Releasing { .. } => true,
             Self::Meta(error) => error.is_retryable(),
             Self::Gone { .. } | Self::Shape { .. } => false,
         }

@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use holdfast_protocol::record::Stripe;
+use holdfast_protocol::record::{AgreementId, Stripe};
+use holdfast_protocol::time::UnixMs;
 use holdfast_protocol::{NodeId, PublicKey, cbor};
 use parking_lot::RwLock;
 
@@ -75,7 +76,7 @@ impl Meta {
         Ok(())
     }
 
-    async fn intern(&self, id: NodeId) -> Result<u32, MetaError> {
+    pub(super) async fn intern(&self, id: NodeId) -> Result<u32, MetaError> {
         if let Some(number) = self.nodes.number(&id) {
             return Ok(number);
         }
@@ -124,7 +125,12 @@ impl Meta {
     /// Keeps what is known of a node.
     pub async fn upsert_node(&self, entry: &NodeEntry) -> Result<(), MetaError> {
         let number = self.intern(entry.id).await?;
+        let before = self.node(entry.id).await?;
         let mut transaction = Transaction::default();
+        if let Some((id, end_ms)) = before.as_ref().and_then(|before| followed(before, entry)) {
+            // Blocks that were put under it are released under it.
+            transaction.put(schema::former_agreement(&entry.id, &id), end_ms.to_le_bytes().to_vec());
+        }
         transaction.put(schema::node(number), [entry.id.as_bytes(), &cbor::encode(entry)[..]].concat());
         match self.store.transact(transaction).await.map_err(Attempt::<MetaError>::from) {
             Ok(()) => Ok(()),
@@ -153,6 +159,13 @@ impl Meta {
         let entries = rows.iter().map(|row| Ok(decode_node(row)?.2));
         entries.filter_map(Result::transpose).collect()
     }
+}
+
+/// The agreement that another one follows with `entry`, and when it ends.
+fn followed(before: &NodeEntry, entry: &NodeEntry) -> Option<(AgreementId, UnixMs)> {
+    let id = before.agreement_id.filter(|id| entry.agreement_id.is_some_and(|next| next != *id))?;
+    let agreement = before.agreement.as_ref()?.verify().ok()?;
+    Some((id, agreement.terms().end_ms))
 }
 
 fn decode_node(row: &Row) -> Result<(u32, NodeId, Option<NodeEntry>), MetaError> {

@@ -74,7 +74,7 @@ impl Meta {
             attributes: new.attributes.clone(),
             layout,
         };
-        let mut changes = RefChanges::default();
+        let mut changes = RefChanges::of(bucket.id);
         changes.take(&stored.blocks);
         self.replace_object(bucket, &new.key, &row, &new.condition, (&mut changes, &mut transaction)).await?;
         self.change_refs(&changes, brought, &mut transaction).await?;

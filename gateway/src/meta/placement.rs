@@ -7,7 +7,7 @@ use holdfast_protocol::{Digest, NodeId};
 
 use super::error::{Attempt, MetaError, PlacementError};
 use super::model::Located;
-use super::queue::{enqueue, stripe_of};
+use super::queue::stripe_of;
 use super::row::{BlockRow, StripeRow, from_record};
 use super::store::{Transaction, prefix_end};
 use super::{Meta, next_key, schema};
@@ -48,7 +48,7 @@ impl Meta {
         Ok(stripes)
     }
 
-    async fn stripe_record(&self, id: StripeId, row: &StripeRow) -> Result<Stripe, MetaError> {
+    pub(super) async fn stripe_record(&self, id: StripeId, row: &StripeRow) -> Result<Stripe, MetaError> {
         let mut shards = Vec::with_capacity(row.shards.len());
         for shard in &row.shards {
             shards.push(match shard {
@@ -69,9 +69,9 @@ impl Meta {
     /// Puts a new placement of `stripe`, whose `version` must be one more than `expected_version`, the one it
     /// was decided on. Only nodes may change.
     ///
-    /// Nodes that hold something new get a row in the commit queue; the stripe leaves or enters the completion
-    /// queue. Claims at nodes that hold it no longer are left to the node: it may be gone, and if the shard
-    /// ever comes back to it, a late deletion would hit the new claim.
+    /// Nodes that hold something new get a row in the commit queue, nodes that hold something no longer one in the
+    /// release queue, delivered when they are there again; the stripe leaves or enters the completion queue. Until
+    /// its release is delivered a node is not given the same shard again: the late order would hit the new claim.
     pub async fn put_stripe(&self, stripe: &Stripe, expected_version: u64) -> Result<(), PlacementError> {
         self.intern_nodes(stripe).await?;
         self.retry(|| self.try_put_stripe(stripe, expected_version)).await
@@ -100,12 +100,7 @@ impl Meta {
         let mut transaction = Transaction::default();
         transaction.expect(key.clone(), Some(value));
         transaction.put(key, new.encode());
-        let (before, mut holders) = (old.by_node(), new.by_node());
-        for node in before.keys().filter(|node| !holders.contains_key(node)) {
-            transaction.delete(schema::queued(schema::COMMITS, *node, id));
-        }
-        holders.retain(|node, digests| before.get(node) != Some(digests));
-        enqueue(schema::COMMITS, id, &holders, self.now_ms(), &mut transaction);
+        self.pass_claims(id, Some(&old), &new, &mut transaction).await?;
         if new.incomplete() {
             transaction.put(schema::completion(id), Vec::new());
         } else {

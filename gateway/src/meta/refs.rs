@@ -17,25 +17,35 @@ use holdfast_protocol::Digest;
 use holdfast_protocol::record::StripeId;
 
 use super::error::{Attempt, MetaError, PutError};
-use super::row::{BlockRow, StripeRow};
+use super::model::BucketId;
+use super::row::{BlockRow, Origin, StripeRow};
 use super::store::Transaction;
 use super::{Meta, queue, schema};
 use crate::layout::Entry;
 
 /// By how much the references of each block change.
 #[derive(Debug, Default)]
-pub(super) struct RefChanges(BTreeMap<Digest, i64>);
+pub(super) struct RefChanges {
+    by: BTreeMap<Digest, i64>,
+    /// Whose blocks are taken; blocks that are only dropped need none.
+    origin: Option<Origin>,
+}
 
 impl RefChanges {
+    /// Changes of an upload to `bucket`: blocks that come with it remember where from.
+    pub(super) fn of(bucket: BucketId) -> Self {
+        Self { by: BTreeMap::new(), origin: Some(Origin::of(bucket)) }
+    }
+
     pub(super) fn take(&mut self, entries: &[Entry]) {
         for entry in entries {
-            *self.0.entry(entry.digest).or_default() += 1;
+            *self.by.entry(entry.digest).or_default() += 1;
         }
     }
 
     pub(super) fn drop(&mut self, entries: &[Entry]) {
         for entry in entries {
-            *self.0.entry(entry.digest).or_default() -= 1;
+            *self.by.entry(entry.digest).or_default() -= 1;
         }
     }
 }
@@ -58,7 +68,7 @@ impl Meta {
         // A block that was just written counts even where its references stay the same: its place may change.
         let matters = |digest: &Digest, by: i64| by != 0 || places.contains_key(digest);
         let changed: Vec<(Digest, i64)> = changes
-            .0
+            .by
             .iter()
             .filter(|(digest, by)| matters(digest, **by))
             .map(|(digest, by)| (*digest, *by))
@@ -73,7 +83,7 @@ impl Meta {
                 None if by > 0 => {
                     let (stripe, slot) = *places.get(&digest).ok_or(PutError::Unplaced { digest })?;
                     entered.insert(stripe);
-                    BlockRow { stripe, slot, refs: by.unsigned_abs() }
+                    BlockRow { stripe, slot, refs: by.unsigned_abs(), origin: changes.origin }
                 }
                 // A reference that some manifest holds has a row.
                 None => return Err(MetaError::Corrupt { what: "block" }.into()),
@@ -87,7 +97,8 @@ impl Meta {
                         Some((stripe, slot)) if *stripe != block.stripe && refs > 0 => {
                             entered.insert(*stripe);
                             left.insert(block.stripe);
-                            BlockRow { stripe: *stripe, slot: *slot, refs }
+                            let origin = changes.origin.or(block.origin);
+                            BlockRow { stripe: *stripe, slot: *slot, refs, origin }
                         }
                         _ => BlockRow { refs, ..block },
                     }
@@ -140,11 +151,15 @@ impl Meta {
             if row.incomplete() {
                 transaction.put_if_absent(schema::completion(id), Vec::new());
             }
+            if row.is_short() {
+                transaction.put_if_absent(schema::packing(id), self.now_ms().to_le_bytes().to_vec());
+            }
         }
         Ok(())
     }
 
-    /// A block stops to live in `stripe`: names a witness that another still does, or releases the stripe.
+    /// A block stops to live in `stripe`: names a witness that another still does, or releases the stripe. One that
+    /// goes on with a dead block is queued for the packer, who rewrites it when most of it is dead.
     async fn leave_stripe(
         &self,
         id: StripeId,
@@ -159,7 +174,10 @@ impl Meta {
         for (_, shard) in stripe.data() {
             match after.get(&shard.digest) {
                 // Still alive by this very transaction, which relies on the row.
-                Some(Some(block)) if lives_here(block) => return Ok(()),
+                Some(Some(block)) if lives_here(block) => {
+                    transaction.put_if_absent(schema::packing(id), self.now_ms().to_le_bytes().to_vec());
+                    return Ok(());
+                }
                 Some(_) => {}
                 None => others.push(schema::block(&shard.digest)),
             }
@@ -170,6 +188,7 @@ impl Meta {
             let alive = row.as_ref().map(|row| BlockRow::decode(row)).transpose()?;
             if alive.as_ref().is_some_and(lives_here) {
                 transaction.expect(key, row);
+                transaction.put_if_absent(schema::packing(id), self.now_ms().to_le_bytes().to_vec());
                 return Ok(());
             }
             elsewhere.push((key, row));
@@ -180,13 +199,16 @@ impl Meta {
         transaction.expect(key.clone(), Some(value));
         transaction.delete(key);
         transaction.delete(schema::completion(id));
+        transaction.delete(schema::packing(id));
         let holders = stripe.by_node();
         for node in holders.keys() {
             transaction.delete(schema::queued(schema::COMMITS, *node, id));
         }
-        let now_ms = self.now_ms();
-        queue::enqueue(schema::RELEASES, id, &holders, now_ms, transaction);
-        transaction.put(schema::tombstone(id), now_ms.to_le_bytes().to_vec());
+        for (node, digests) in holders {
+            // Repair may have left releases of this stripe at the node, which must not be forgotten.
+            self.add_releases(node, id, digests.into_iter().collect(), transaction).await?;
+        }
+        transaction.put(schema::tombstone(id), self.now_ms().to_le_bytes().to_vec());
         Ok(())
     }
 }

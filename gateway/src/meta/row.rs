@@ -23,10 +23,11 @@ pub(super) use object::{
     ObjectRow, PartRow, decode_object_part, decode_page, decode_upload, encode_object_part, encode_page,
     encode_upload,
 };
-pub(super) use stripe::{BlockRow, StripeRow, from_record};
+pub(super) use stripe::{BlockRow, Origin, StripeRow, from_record};
 
-/// Version of every row's form.
+/// Version of every row's form, and the second form of a block's row.
 const V1: u8 = 1;
+const V2: u8 = 2;
 
 fn version(reader: &mut Reader<'_>) -> Result<(), MetaError> {
     if reader.u8()? == V1 { Ok(()) } else { Err(reader.corrupt()) }

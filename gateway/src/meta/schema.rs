@@ -22,6 +22,11 @@
 //! | `n` number | node |
 //! | `i` node id | number of the node |
 //! | `i` | the next number |
+//! | `Rp` stripe | packing queue: since when a stripe is short or has dead blocks |
+//! | `Ri` stripe | claims that the packer made ahead of its transaction |
+//! | `Rd` node digest | a shard that its node was found not to hold: when, and of which stripe |
+//! | `Ro` node | since when a node is silent |
+//! | `Ra` node agreement | an agreement that was followed by another: until when it runs |
 //!
 //! bucket is 8 bytes, version, upload and run 16, stripe 16, digest 32, node id 32; end is a big-endian `u64`,
 //! node and number a big-endian `u32`, the number of a part a big-endian `u16`. Pages and parts are keyed by
@@ -186,6 +191,36 @@ pub(super) fn next_node_number() -> Vec<u8> {
 /// Changes to an upload's parts, counted so that completing it can rely on none having come between.
 pub(super) fn upload_changes(upload: VersionId) -> Vec<u8> {
     join(b'w', &[&upload.0])
+}
+
+/// The tables of background work share one tag; the second byte tells them apart.
+pub(super) const PACKING: [u8; 2] = *b"Rp";
+pub(super) const PACK_INTENTS: [u8; 2] = *b"Ri";
+pub(super) const DAMAGE: [u8; 2] = *b"Rd";
+pub(super) const OUTAGES: [u8; 2] = *b"Ro";
+pub(super) const FORMER_AGREEMENTS: [u8; 2] = *b"Ra";
+
+pub(super) fn packing(stripe: StripeId) -> Vec<u8> {
+    join(b'R', &[b"p", &stripe.0])
+}
+
+pub(super) fn pack_intent(stripe: StripeId) -> Vec<u8> {
+    join(b'R', &[b"i", &stripe.0])
+}
+
+pub(super) fn damage(node: &holdfast_protocol::NodeId, digest: &Digest) -> Vec<u8> {
+    join(b'R', &[b"d", node.as_bytes(), &digest.0])
+}
+
+pub(super) fn outage(node: &holdfast_protocol::NodeId) -> Vec<u8> {
+    join(b'R', &[b"o", node.as_bytes()])
+}
+
+pub(super) fn former_agreement(
+    node: &holdfast_protocol::NodeId,
+    agreement: &holdfast_protocol::record::AgreementId,
+) -> Vec<u8> {
+    join(b'R', &[b"a", node.as_bytes(), &agreement.0])
 }
 
 /// The whole table behind `tag`.

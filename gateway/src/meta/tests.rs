@@ -13,6 +13,7 @@ mod cluster;
 mod commit;
 mod listing;
 mod model;
+mod packing;
 mod sealed;
 mod sizes;
 mod uploads;

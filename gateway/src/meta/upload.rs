@@ -119,7 +119,7 @@ impl Meta {
         let row_key = schema::upload_part(new.upload, new.number);
         let found = self.store.get(&row_key).await?;
         let old = found.as_ref().map(|value| self.open_part(bucket, &row_key, value)).transpose()?;
-        let mut changes = RefChanges::default();
+        let mut changes = RefChanges::of(bucket.id);
         changes.take(&stored.blocks);
         let old_size = old.as_ref().map_or(0, PartRow::size);
         if let Some(layout) = old.and_then(|old| old.layout) {

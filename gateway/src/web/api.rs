@@ -1,11 +1,17 @@
 //! What the admin API says and takes, as types shared with the command line. Ids are text: keys as multibase,
 //! digests as CIDs, records as base64 of their wire bytes.
 
+mod plan;
+mod repair;
+
 use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+
+pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
+pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
 
 /// `POST /api/v1/nodes`: a node introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -139,6 +145,12 @@ pub struct RepairStatus {
     pub progress: RepairCounts,
     /// Why the last run failed, if it did.
     pub error: Option<String>,
+    /// Repair without being told to.
+    #[serde(default)]
+    pub automatic: AutomaticRepair,
+    /// The packer.
+    #[serde(default)]
+    pub packing: Packing,
 }
 
 /// What a repair has done so far.

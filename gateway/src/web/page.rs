@@ -8,8 +8,10 @@ use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
 use super::api::{NodeRow, Status};
-use super::{admin, meta_failed, nodes, status};
+use super::{admin, meta_failed, nodes, plan, status};
 use crate::gateway::Core;
+
+mod durability;
 
 /// Culprits shown.
 const CULPRITS_SHOWN: usize = 10;
@@ -32,12 +34,17 @@ pub(super) async fn show(State(core): State<Arc<Core>>) -> Response {
         Ok(status) => status,
         Err(error) => return meta_failed(&error),
     };
+    let plan = match plan::gather(&core).await {
+        Ok(plan) => plan,
+        Err(error) => return meta_failed(&error),
+    };
     let rows = nodes::rows(&core).await;
     let mut html = String::with_capacity(16 * 1024);
     head(&mut html, &status);
     cards(&mut html, &status);
     node_table(&mut html, &rows);
     culprit_table(&mut html, &core);
+    durability::section(&mut html, &plan, &status.repair);
     repair_line(&mut html, &status);
     let _ = write!(
         html,

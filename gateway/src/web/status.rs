@@ -102,7 +102,7 @@ pub(super) async fn gather(core: &Core) -> Result<Status, MetaError> {
         deliveries_waiting: waiting,
         stripes_incomplete: incomplete,
         culprits: core.pool.culprits().len(),
-        repair: repair::to_api(core.repair.state()),
+        repair: repair::to_api(core, core.repair.state()),
         uptime_s: core.started.elapsed().as_secs(),
     })
 }

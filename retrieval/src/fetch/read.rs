@@ -60,12 +60,19 @@ impl VerifiedBytes {
 pub struct VerifiedReader {
     pool: Arc<NodePool>,
     timeout: Duration,
+    /// Whether the pool hears of what a node does not hold, or holds wrongly.
+    tells: bool,
 }
 
 impl VerifiedReader {
     /// A reader that gives each request at most `timeout`, dialling included.
     pub fn new(pool: Arc<NodePool>, timeout: Duration) -> Self {
-        Self { pool, timeout }
+        Self { pool, timeout, tells: true }
+    }
+
+    /// A reader that does not tell the pool about blocks that are gone: for whoever looks into such a report.
+    pub fn silent(pool: Arc<NodePool>, timeout: Duration) -> Self {
+        Self { pool, timeout, tells: false }
     }
 
     /// The pool that it reads from.
@@ -157,10 +164,12 @@ impl VerifiedReader {
             }
             // The pool itself knows that it could not connect.
             Err(ReadFault::Offline { .. }) => {}
+            Err(ReadFault::Lied { .. } | ReadFault::Absent(_)) if !self.tells => {}
             Err(ReadFault::Lied { what }) => {
                 self.pool.report(node, Outcome::Lied { what: what.clone(), digest: Some(digest) });
             }
-            Err(ReadFault::Absent(_) | ReadFault::Refused(_)) => {}
+            Err(ReadFault::Absent(_)) => self.pool.report(node, Outcome::Absent { digest }),
+            Err(ReadFault::Refused(_)) => {}
             Err(ReadFault::Timeout { .. } | ReadFault::Broken { .. }) => {
                 self.pool.report(node, Outcome::Failed);
             }

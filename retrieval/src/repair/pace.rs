@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Spreads bytes over time: each reservation begins when the ones before it are paid for.
+#[derive(Debug)]
 pub(crate) struct Pace {
     bytes_per_second: Option<u64>,
     free_at: Mutex<Option<Instant>>,

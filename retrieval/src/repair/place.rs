@@ -14,10 +14,23 @@ use crate::block::BlockRef;
 use crate::fetch::VerifiedBytes;
 use crate::fetch::gather::block_of;
 use crate::placement::Candidate;
-use crate::write::stripe::candidates;
+use crate::pool::NodePool;
 
 /// Nodes that one shard is offered to.
 const OFFERS_MAX: usize = 4;
+
+/// A node caught with so many wrong answers since this process started is given nothing to keep.
+const LIES_MAX: u64 = 8;
+
+/// The nodes that may be given shards, as placement sees them.
+pub(crate) fn candidates(pool: &NodePool) -> Vec<Candidate> {
+    let honest = |node: &Candidate| pool.node(node.id).is_some_and(|view| view.lies < LIES_MAX);
+    let mut candidates = crate::write::stripe::candidates(pool);
+    for node in &mut candidates {
+        node.live &= honest(node);
+    }
+    candidates
+}
 
 /// A shard with the node that is to have it.
 pub(super) struct Chosen {
@@ -92,6 +105,11 @@ impl<'a> Placing<'a> {
     }
 
     async fn offer(&self, chosen: Chosen) -> (Chosen, Result<(), String>) {
+        match self.repairer.store.is_barred(self.stripe.id, chosen.node).await {
+            Ok(false) => {}
+            Ok(true) => return (chosen, Err("it has yet to let go an earlier claim".to_owned())),
+            Err(error) => return (chosen, Err(error.to_string())),
+        }
         self.pace.wait(chosen.bytes.len()).await;
         let shard = ShardPut {
             block: chosen.block,

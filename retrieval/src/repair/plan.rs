@@ -44,6 +44,14 @@ impl Damage {
         self.lost.push(node);
     }
 
+    /// Shards at hand beyond the k that a read needs, virtual zeros included; negative when there are fewer.
+    pub(crate) fn spare(&self, stripe: &Stripe) -> i64 {
+        let k = usize::from(stripe.k);
+        let zeros = stripe.shards.iter().take(k).filter(|shard| shard.is_none()).count();
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        count(self.holding.len() + zeros) - count(k)
+    }
+
     pub(crate) fn is_none(&self) -> bool {
         self.missing.is_empty()
     }

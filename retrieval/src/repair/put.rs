@@ -18,24 +18,24 @@ use crate::pool::{NodePool, Outcome};
 /// How long a node keeps the shard without a CommitBlocks: far longer than a stripe takes.
 const LEASE_MS: u64 = 3_600_000;
 /// One PutBlock or CommitBlocks ends after this time, dialling included.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Puts and commits shards on the nodes of a pool.
-pub(super) struct Putter {
-    pub(super) pool: Arc<NodePool>,
+pub(crate) struct Putter {
+    pub(crate) pool: Arc<NodePool>,
 }
 
 /// A shard to put: verified bytes of exactly this block.
-pub(super) struct ShardPut {
-    pub(super) block: BlockRef,
-    pub(super) bytes: Bytes,
-    pub(super) tag: ClaimTag,
-    pub(super) terms: ShardTerms,
+pub(crate) struct ShardPut {
+    pub(crate) block: BlockRef,
+    pub(crate) bytes: Bytes,
+    pub(crate) tag: ClaimTag,
+    pub(crate) terms: ShardTerms,
 }
 
 impl Putter {
     /// Puts the shard on `node` and checks the receipt. The error says in words what happened.
-    pub(super) async fn put(&self, node: NodeId, shard: &ShardPut) -> Result<(), String> {
+    pub(crate) async fn put(&self, node: NodeId, shard: &ShardPut) -> Result<(), String> {
         let agreement = self.pool.agreement(node).ok_or("there is no agreement with it")?;
         let now_ms = self.pool.clock().now_ms();
         let request = PutBlock {
@@ -70,7 +70,7 @@ impl Putter {
 
     /// Commits the claim of a shard that was put. The gateway's queue holds the same order, so a failure
     /// here costs only time.
-    pub(super) async fn commit(&self, node: NodeId, claim: ClaimRef) -> bool {
+    pub(crate) async fn commit(&self, node: NodeId, claim: ClaimRef) -> bool {
         let Some(agreement) = self.pool.agreement(node) else { return false };
         let request = CommitBlocks { agreement, claims: vec![claim], retain_until_ms: 0 };
         let asked = async {

@@ -8,8 +8,9 @@ use holdfast_protocol::NodeId;
 use holdfast_protocol::record::{ClaimRef, Stripe, StripeId};
 use tokio::sync::Semaphore;
 
+use super::judge::Judge;
 use super::pace::Pace;
-use super::place::{Chosen, Placing};
+use super::place::{Chosen, Placing, candidates};
 use super::plan::{Damage, choose};
 use super::put::Putter;
 use super::report::{End, Outcome};
@@ -19,7 +20,6 @@ use crate::code::{Code, ShardPiece, WantedShard};
 use crate::fetch::VerifiedBytes;
 use crate::fetch::gather::{Gathered, Gatherer, block_of};
 use crate::fetch::quickest_first;
-use crate::write::stripe::candidates;
 
 /// Times that a stripe is begun again after its row changed underneath.
 const CONFLICTS_MAX: usize = 4;
@@ -32,16 +32,18 @@ impl Repairer {
         &self,
         id: StripeId,
         options: &RepairOptions,
+        judge: &Judge,
         room: &Semaphore,
         pace: &Pace,
     ) -> (StripeId, Result<Outcome, RepairStoreError>) {
-        (id, self.attempts(id, options, room, pace).await)
+        (id, self.attempts(id, options, judge, room, pace).await)
     }
 
     async fn attempts(
         &self,
         id: StripeId,
         options: &RepairOptions,
+        judge: &Judge,
         room: &Semaphore,
         pace: &Pace,
     ) -> Result<Outcome, RepairStoreError> {
@@ -49,7 +51,7 @@ impl Repairer {
         for _ in 0..CONFLICTS_MAX {
             // The row may have changed since the survey.
             let Some(stripe) = self.store.stripe(id).await? else { return Ok(done) };
-            let damage = Damage::of(&stripe, self.lost(&options.lost));
+            let damage = judge.damage(&stripe);
             if damage.is_none() {
                 done.end = End::Whole;
                 return Ok(done);
@@ -77,8 +79,17 @@ impl Repairer {
     ) -> Result<Repaired, RepairStoreError> {
         // Nothing is read for a stripe that finds no node.
         let candidates = candidates(&self.pool);
-        let possible = choose(&mut self.chooser.lock(), &candidates, &stripe, &damage).len();
-        if possible == 0 {
+        let mut possible = choose(&mut self.chooser.lock(), &candidates, &stripe, &damage);
+        let mut barred = Vec::new();
+        for (_, node) in &possible {
+            if self.store.is_barred(stripe.id, *node).await? {
+                barred.push(*node);
+            }
+        }
+        possible.retain(|(_, node)| !barred.contains(node));
+        // Others may do instead; if not, the barred ones are asked again when they have let go.
+        damage.lost.extend(barred);
+        if possible.is_empty() && choose(&mut self.chooser.lock(), &candidates, &stripe, &damage).is_empty() {
             done.end = End::Waiting { nodes: damage.missing.len() as u64 };
             return Ok(Repaired::Finished);
         }

@@ -109,21 +109,31 @@ impl Deliverer {
     /// Makes provisional shards live. `Absent` means that the node has let the block go (its lease ended
     /// while we were away): the shard is missing and its stripe needs repair.
     pub async fn commit_shards(&self, claims: &[ShardClaim], retain_until_ms: u64) -> Delivered {
-        self.tell(claims, Message::Commit { retain_until_ms }).await
+        self.tell(claims, Message::Commit { retain_until_ms }, None).await
     }
 
     /// Releases shards to the nodes' trash, by signed orders. `Absent` and `Already` are as good as `Done`;
     /// `Retained` is not.
     pub async fn delete_shards(&self, claims: &[ShardClaim]) -> Delivered {
-        self.tell(claims, Message::Delete).await
+        self.tell(claims, Message::Delete, None).await
+    }
+
+    /// Commits shards that were put under an earlier agreement with their nodes.
+    pub async fn commit_shards_under(&self, agreement: AgreementId, claims: &[ShardClaim]) -> Delivered {
+        self.tell(claims, Message::Commit { retain_until_ms: 0 }, Some(agreement)).await
+    }
+
+    /// Releases shards that were put under an earlier agreement with their nodes.
+    pub async fn delete_shards_under(&self, agreement: AgreementId, claims: &[ShardClaim]) -> Delivered {
+        self.tell(claims, Message::Delete, Some(agreement)).await
     }
 
     /// Takes shards back from trash.
     pub async fn restore_shards(&self, claims: &[ShardClaim]) -> Delivered {
-        self.tell(claims, Message::Restore).await
+        self.tell(claims, Message::Restore, None).await
     }
 
-    async fn tell(&self, claims: &[ShardClaim], message: Message) -> Delivered {
+    async fn tell(&self, claims: &[ShardClaim], message: Message, under: Option<AgreementId>) -> Delivered {
         let mut per_node: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
         for (index, claim) in claims.iter().enumerate() {
             per_node.entry(claim.node).or_default().push(index);
@@ -137,7 +147,7 @@ impl Deliverer {
                         .map(|index| &claims[*index])
                         .map(|claim| ClaimRef(claim.digest, self.tags.tag(claim.stripe, node)))
                         .collect();
-                    match self.tell_node(node, refs, message).await {
+                    match self.tell_node(node, refs, message, under).await {
                         Ok(outcomes) => delivered.extend(outcomes.into_iter().map(Ok)),
                         Err(error) => delivered.extend(part.iter().map(|_| Err(error.clone()))),
                     }
@@ -158,8 +168,10 @@ impl Deliverer {
         node: NodeId,
         claims: Vec<ClaimRef>,
         message: Message,
+        under: Option<AgreementId>,
     ) -> Result<Vec<BlockOutcome>, DeliverError> {
-        let agreement = self.pool.agreement(node).ok_or(DeliverError::NoAgreement { node })?;
+        let present = || self.pool.agreement(node);
+        let agreement = under.or_else(present).ok_or(DeliverError::NoAgreement { node })?;
         let ask = async {
             let peer = self.pool.peer(node).await.map_err(|error| not_reached(node, &error))?;
             self.ask(&peer, agreement, claims, message)

@@ -3,33 +3,56 @@
 use holdfast_protocol::NodeId;
 
 use super::{
-    BlockLen, Digest, MetaError, PolicyName, Reader, SHARDS_MAX, StripeId, V1, Writer, policy, policy_code,
-    version,
+    BlockLen, BucketId, Digest, MetaError, PolicyName, Reader, SHARDS_MAX, StripeId, V1, V2, Writer, policy,
+    policy_code, version,
 };
 
-/// Where a block is, and how many manifests refer to it.
+/// The bucket that a block was uploaded to, as the first four bytes of its random id: enough to tell a namespace's
+/// buckets apart, and within the budget of metadata per terabyte, which eight would pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::meta) struct Origin(pub(in crate::meta) [u8; 4]);
+
+impl Origin {
+    pub(in crate::meta) fn of(bucket: BucketId) -> Self {
+        let [a, b, c, d, ..] = bucket.0;
+        Self([a, b, c, d])
+    }
+}
+
+/// Where a block is, how many manifests refer to it, and where it came from: what a rebuilt copy may be read by.
 ///
 /// ```text
-/// u8 version | 16 stripe | u8 slot | LEB128 references
+/// u8 version 1 | 16 stripe | u8 slot | LEB128 references
+/// u8 version 2 | 16 stripe | u8 slot | LEB128 references | 4 origin
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::meta) struct BlockRow {
     pub(in crate::meta) stripe: StripeId,
     pub(in crate::meta) slot: u8,
     pub(in crate::meta) refs: u64,
+    pub(in crate::meta) origin: Option<Origin>,
 }
 
 impl BlockRow {
     pub(in crate::meta) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(24));
-        out.u8(V1).fixed(&self.stripe.0).u8(self.slot).int(self.refs);
+        out.u8(if self.origin.is_some() { V2 } else { V1 });
+        out.fixed(&self.stripe.0).u8(self.slot).int(self.refs);
+        if let Some(origin) = self.origin {
+            out.fixed(&origin.0);
+        }
         out.0
     }
 
     pub(in crate::meta) fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
         let mut row = Reader::new("block", bytes);
-        version(&mut row)?;
-        let block = Self { stripe: StripeId(row.array()?), slot: row.u8()?, refs: row.int()? };
+        let version = row.u8()?;
+        if version != V1 && version != V2 {
+            return Err(row.corrupt());
+        }
+        let (stripe, slot, refs) = (StripeId(row.array()?), row.u8()?, row.int()?);
+        let origin = if version == V2 { Some(Origin(row.array()?)) } else { None };
+        let block = Self { stripe, slot, refs, origin };
         row.end()?;
         if block.refs == 0 {
             return Err(row.corrupt());
@@ -69,6 +92,11 @@ impl StripeRow {
     /// Shards that hold data, with their slots.
     pub(in crate::meta) fn data(&self) -> impl Iterator<Item = (u8, &ShardRow)> {
         (0u8..self.k).zip(&self.shards).filter_map(|(slot, shard)| Some((slot, shard.as_ref()?)))
+    }
+
+    /// Whether data slots are still virtual zeros.
+    pub(in crate::meta) fn is_short(&self) -> bool {
+        self.k > 1 && self.data().count() < usize::from(self.k)
     }
 
     /// Whether a shard waits for a node.

@@ -33,7 +33,8 @@ proptest! {
     #[test]
     fn stripes_and_blocks_come_back(row in stripe(), id in any::<[u8; 16]>(), slot in any::<u8>(), refs in 1u64..) {
         prop_assert_eq!(StripeRow::decode(&row.encode()).unwrap(), row);
-        let block = BlockRow { stripe: StripeId(id), slot, refs };
+        let origin = (slot % 2 == 1).then_some(Origin([slot; 4]));
+        let block = BlockRow { stripe: StripeId(id), slot, refs, origin };
         prop_assert_eq!(BlockRow::decode(&block.encode()).unwrap(), block);
     }
 
