@@ -139,6 +139,10 @@ pub(crate) enum NodeCommand {
     Run(NodeRunArgs),
     /// Show a running node's counters
     Status(NodeStatusArgs),
+    /// Make a stopped node's index anew from its extents
+    RebuildIndex(NodeDisksArgs),
+    /// Read and hash every block of a stopped node now
+    Scrub(NodeDisksArgs),
 }
 
 /// Options of `node init`.
@@ -183,6 +187,12 @@ pub(crate) struct NodeRunArgs {
     /// File with that gateway's admin token
     #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE", requires = "join")]
     pub(crate) token_file: Option<PathBuf>,
+    /// A further disk and what is offered on it; named once, it is remembered. Repeat for more
+    #[arg(long = "disk", env = "HOLDFAST_NODE_DISKS", value_name = "DIR=SIZE", value_delimiter = ',')]
+    pub(crate) disks: Vec<DiskArg>,
+    /// In which time every block is read and hashed once, in the gaps that readers leave
+    #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "30d", value_name = "PERIOD")]
+    pub(crate) scrub_period: Period,
     /// How long released blocks can be restored, in seconds
     #[arg(long, env = "HOLDFAST_TRASH_PERIOD_S", default_value_t = 7 * 24 * 3600, value_name = "SECONDS")]
     pub(crate) trash_period_s: u64,
@@ -192,6 +202,36 @@ pub(crate) struct NodeRunArgs {
     /// Be dishonest towards readers, to test them: flip-bit, truncate, stall, other-block, garbage
     #[arg(long, env = "HOLDFAST_TEST_MISBEHAVE", hide = true)]
     pub(crate) misbehave: Option<String>,
+}
+
+/// Options of `node rebuild-index` and `node scrub`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast node rebuild-index --dir /mnt/disk1/holdfast
+  holdfast node scrub --dir /mnt/disk1/holdfast --json")]
+pub(crate) struct NodeDisksArgs {
+    /// The node's directory; its further disks are known to it
+    #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+/// A further disk: `DIR=SIZE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskArg {
+    /// The store's directory on it.
+    pub(crate) dir: PathBuf,
+    /// What is offered there.
+    pub(crate) capacity: ByteSize,
+}
+
+impl std::str::FromStr for DiskArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no disk; write DIR=SIZE, for example /mnt/disk2/holdfast=2TB");
+        let (dir, size) = text.rsplit_once('=').filter(|(dir, _)| !dir.is_empty()).ok_or_else(wrong)?;
+        Ok(Self { dir: dir.into(), capacity: size.parse()? })
+    }
 }
 
 /// Options of `node status`.
@@ -425,9 +465,10 @@ pub(crate) struct RmArgs {
 #[command(after_help = "Examples:
   holdfast inspect bafkr4i…
   holdfast inspect z6Mk…
-  holdfast inspect record.cbor")]
+  holdfast inspect record.cbor
+  holdfast inspect /mnt/disk1/holdfast/store/extents/0000000000000001.extent")]
 pub(crate) struct InspectArgs {
-    /// A CID, a key, or a file with a record
+    /// A CID, a key, a file with a record, or an extent file of a node's store
     pub(crate) what: String,
 }
 

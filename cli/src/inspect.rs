@@ -1,4 +1,4 @@
-//! `inspect`: what an id, a CID or a record says.
+//! `inspect`: what an id, a CID, a record or an extent file says.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use holdfast_protocol::record::{
     Stripe, Unverified, UnverifiedAgreement,
 };
 use holdfast_protocol::{Digest, PublicKey, cbor};
+use holdfast_storage_node::store::inspect::ExtentReader;
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
@@ -16,6 +17,8 @@ use crate::output::Output;
 
 /// A record file is read up to this size; the largest record is a manifest of 10,000 parts.
 const FILE_LEN_MAX: u64 = 8 * 1024 * 1024;
+/// Records of an extent that are shown; a GiB of the smallest has as many.
+const RECORDS_MAX: usize = 131_072;
 
 /// `holdfast inspect`.
 pub(crate) fn run(args: &InspectArgs, output: Output) -> Result<ExitCode> {
@@ -29,8 +32,12 @@ fn describe(what: &str) -> Result<Value> {
     if let Ok(key) = what.parse::<PublicKey>() {
         return Ok(json!({ "kind": "public key", "key": key.to_string(), "hex": hex::encode(key.0) }));
     }
-    if std::path::Path::new(what).is_file() {
-        return describe_file(what);
+    let path = std::path::Path::new(what);
+    if path.is_file() {
+        return match path.extension().is_some_and(|extension| extension == "extent") {
+            true => describe_extent(path),
+            false => describe_file(what),
+        };
     }
     match what.parse::<Digest>() {
         Ok(digest) => Ok(json!({
@@ -41,6 +48,22 @@ fn describe(what: &str) -> Result<Value> {
         })),
         Err(error) => bail!("`{what}` is no file, no public key and no CID: {error}"),
     }
+}
+
+/// An extent file of a node's store, record by record.
+fn describe_extent(path: &std::path::Path) -> Result<Value> {
+    let mut reader = ExtentReader::open(path)?;
+    let mut records = Vec::new();
+    while let Some(record) = reader.read_next()? {
+        if records.len() >= RECORDS_MAX {
+            records.push(
+                json!({ "kind": "cut", "detail": format!("only the first {RECORDS_MAX} records are shown") }),
+            );
+            break;
+        }
+        records.push(serde_json::to_value(&record)?);
+    }
+    Ok(json!({ "kind": "extent", "bytes": reader.size(), "records": records }))
 }
 
 fn describe_file(path: &str) -> Result<Value> {

@@ -11,6 +11,7 @@ mod gateway;
 mod inspect;
 mod network;
 mod node;
+mod node_disks;
 mod objects;
 mod output;
 mod periods;
@@ -87,6 +88,8 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Node(NodeCommand::Init(args)) => node::init(&args, output).await,
             Command::Node(NodeCommand::Run(args)) => node::run(args, output).await,
             Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
+            Command::Node(NodeCommand::RebuildIndex(args)) => node_disks::rebuild_index(args, output).await,
+            Command::Node(NodeCommand::Scrub(args)) => node_disks::scrub(args, output).await,
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),

@@ -151,6 +151,7 @@ pub(crate) async fn open(
     config.addresses = addresses;
     if let Some(args) = args {
         config.trash_period_ms = args.trash_period_s.saturating_mul(1000);
+        crate::node_disks::configure(&mut config, args);
         if !args.admit.is_empty() {
             let listed: Result<Vec<NamespaceId>, _> = args.admit.iter().map(|key| key.parse()).collect();
             config.admit = Admission::Listed(listed.context("--admit")?);
@@ -199,6 +200,7 @@ pub(crate) async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
         args.dir.display(),
         ByteSize(file.capacity_bytes)
     ));
+    let reporting = crate::node_disks::report_health(&node, &args.dir, stop.clone());
     let announcing = args.join.as_ref().map(|gateway| {
         let token = args.token_file.clone();
         tokio::spawn(announce(Arc::clone(&node), gateway.clone(), token, output, stop.clone()))
@@ -207,6 +209,7 @@ pub(crate) async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     if let Some(task) = announcing {
         task.abort();
     }
+    reporting.await.context("the health report ended in a panic")?;
     node.close().await.context("closing the store failed")?;
     let _ = std::fs::remove_file(args.dir.join(RUNNING_FILE));
     output.say("stopped; everything acknowledged is on disk");
@@ -316,6 +319,7 @@ pub(crate) async fn status(args: &NodeStatusArgs, output: Output) -> Result<Exit
         output.say(format!("  {name:12} {:>12}  {bytes:>18} bytes", ByteSize(bytes).to_string()));
     }
     output.say(format!("  blocks       {:>12}\n  agreements   {:>12}", status.blocks, status.agreements));
+    crate::node_disks::say_health(&args.dir, output);
     if !status.refusing_writes.is_empty() {
         output.say(format!("  refuses writes: {}", status.refusing_writes));
     }

@@ -144,6 +144,18 @@ pub trait Disk: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Bytes free for us, and bytes in all, of the file system that `dir` is on.
+    fn room(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let found = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+    }
+
+    /// Bytes of buffers that are registered with the kernel.
+    fn registered_bytes(&self) -> u64 {
+        0
+    }
+
     /// Unlinks `path`.
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)

@@ -1,6 +1,7 @@
 //! The storage node: extents on disk, an index that can be rebuilt, and the server in front of them.
 
 pub mod disk;
+pub mod disks;
 pub mod metric;
 pub mod node;
 mod server;

@@ -26,3 +26,7 @@ pub const BYTES_IN_FLIGHT: &str = "holdfast_node_in_flight_bytes";
 pub const LEASES: &str = "holdfast_node_leases_total";
 /// Agreements in force.
 pub const AGREEMENTS: &str = "holdfast_node_agreements";
+/// Bytes of blocks that the scrub read and hashed.
+pub const SCRUBBED_BYTES: &str = "holdfast_node_scrubbed_bytes_total";
+/// Blocks that the scrub declared lost.
+pub const LOST_BLOCKS: &str = "holdfast_node_lost_blocks_total";

@@ -19,13 +19,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::disks::Disks;
 use crate::server::budget::{Budgets, GrantLedger};
 use crate::server::link::{self, Link};
 use crate::server::status;
-use crate::store::{OpenError, Store, StoreConfig, StoreError};
+use crate::store::{OpenError, StoreConfig, StoreError};
 
 pub(crate) mod admission;
 pub mod config;
+pub mod disk_upkeep;
 pub(crate) mod durable;
 pub mod error;
 pub(crate) mod home;
@@ -60,7 +62,7 @@ const RECLAIM_FIRST: Duration = Duration::from_secs(30);
 pub struct Node {
     pub(crate) config: NodeConfig,
     pub(crate) key: Arc<SigningKey>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Arc<Disks>,
     pub(crate) ledger: Ledger,
     pub(crate) receipts: Receipts,
     pub(crate) rooms: Rooms,
@@ -71,7 +73,7 @@ pub struct Node {
     /// Everything that must end before the store closes.
     pub(crate) tasks: TaskTracker,
     pub(crate) started_ms: UnixMs,
-    stopping: CancellationToken,
+    pub(crate) stopping: CancellationToken,
     addresses: Mutex<Vec<SocketAddr>>,
     record_seq: AtomicU64,
     /// Holds the directory's lock until the node is closed or dropped.
@@ -168,8 +170,8 @@ impl Node {
         self.ledger.agreements()
     }
 
-    /// The block store, for inspection and maintenance.
-    pub fn store(&self) -> &Arc<Store> {
+    /// The disks with the blocks, for inspection and maintenance.
+    pub fn store(&self) -> &Arc<Disks> {
         &self.store
     }
 
@@ -241,6 +243,7 @@ impl Node {
                 }
             });
         }
+        self.start_disk_upkeep();
         let node = self.clone();
         self.tasks.spawn(async move {
             let mut pause = RECLAIM_FIRST;
@@ -255,7 +258,7 @@ impl Node {
     }
 
     /// Waits; false when the node stops meanwhile.
-    async fn pause(&self, time: Duration) -> bool {
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
         tokio::time::timeout(time, self.stopping.cancelled()).await.is_err()
     }
 }
@@ -266,19 +269,21 @@ impl std::fmt::Debug for Node {
     }
 }
 
-fn open_parts(config: &NodeConfig) -> Result<(Home, Ledger, Arc<Store>), OpenNodeError> {
+fn open_parts(config: &NodeConfig) -> Result<(Home, Ledger, Arc<Disks>), OpenNodeError> {
     let home = Home::open(&config.dir)?;
     let ledger = Ledger::open(home.dir())?;
     let mut store = StoreConfig::new(home.dir().join("store"), config.capacity_bytes);
     store.io = config.io;
     store.trash_period_ms = config.trash_period_ms;
     store.clock = config.clock.clone();
+    store.scrub_period_ms = config.scrub_period_ms;
     let limits = &config.limits;
     // Peers are admitted by their own bounds; the store's must not be the ones that bite first, or two readers could
     // wait for each other. A quarter more, because buffers come in a few sizes only.
     let bytes = limits.delegate_bytes.saturating_add(limits.stranger_bytes);
     store.read_buffer_bytes = bytes.saturating_add(bytes / 4);
     store.write_buffer_bytes = store.read_buffer_bytes;
-    let store = Store::open(store).map_err(|source: OpenError| OpenNodeError::Store { source })?;
-    Ok((home, ledger, store))
+    let disks = Disks::open(home.dir(), store, &config.disks);
+    let disks = disks.map_err(|source: OpenError| OpenNodeError::Store { source })?;
+    Ok((home, ledger, disks))
 }

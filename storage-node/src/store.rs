@@ -13,29 +13,42 @@ use holdfast_protocol::message::{BlockOutcome, ByteRange};
 use holdfast_protocol::record::{AgreementId, Claim, ClaimRef};
 use tokio::sync::{mpsc, oneshot};
 
-mod command;
+pub(crate) mod command;
 pub mod config;
 mod engine;
 pub mod error;
 mod format;
-mod identity;
+pub mod health;
+pub(crate) mod identity;
 mod index;
+pub mod inspect;
 mod read;
 mod reclaim;
 mod replay;
+pub mod scrub;
 pub mod types;
+mod verify;
 mod walk;
 mod writer;
 
-pub use config::{IoMode, StoreConfig};
+pub use config::{Expect, IoMode, Pools, StoreConfig};
 pub use error::{IndexError, OpenError, PutError, ReadError, StoreError};
+pub use health::{Alarm, StoreHealth};
+pub use scrub::{ScrubProgress, ScrubStep};
 pub use types::{
-    Accounts, AgreementUsage, BlockBuffer, CLAIMS_PER_BLOCK_MAX, CLAIMS_PER_CALL_MAX, CommitGroupId,
-    KeptOrder, Located, NewBlock, ORDER_LEN_MAX, PutOutcome, ReclaimReport, SharedTree,
+    Accounts, AgreementUsage, BlockBuffer, CLAIMS_PER_BLOCK_MAX, CLAIMS_PER_CALL_MAX, ChangedBuckets,
+    CommitGroupId, InventoryEntry, KeptOrder, Located, Loss, NewBlock, ORDER_LEN_MAX, PutOutcome,
+    ReclaimReport, Replayed, SharedTree,
 };
 
-use command::{ClaimChange, Command};
+use command::{ClaimChange, Command, PutAnswer, Rewritten};
 use engine::Shared;
+use index::rows::BlockRow;
+use scrub::Scrub;
+use verify::{Look, tree_of};
+
+/// How often a put looks again at a held copy that changes under it.
+const PUT_ATTEMPTS: usize = 4;
 
 /// An open store. Every change is durable when its call returns, by a sync that it shares with whatever else
 /// was ready.
@@ -65,6 +78,22 @@ impl Store {
         let opened = std::thread::scope(|scope| scope.spawn(|| engine::open(config)).join());
         let (shared, commands, writer) = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         Ok(Arc::new(Self { shared, commands: Some(commands), writer: Some(writer) }))
+    }
+
+    /// Moves the index of a store that nobody has open out of the way, so that the next open makes it anew from the
+    /// extents. Answers the store's id. The last index set aside is kept as `index.damaged`.
+    pub fn set_index_aside(dir: &std::path::Path) -> Result<[u8; 16], OpenError> {
+        let Some(id) = identity::look(dir)? else {
+            return Err(OpenError::Missing {
+                dir: dir.to_owned(),
+                expected: "that was to be rebuilt".to_owned(),
+            });
+        };
+        let held = identity::open(dir, Expect::Store(id), 0)?;
+        if held.index.exists() {
+            engine::set_aside(&held.index)?;
+        }
+        Ok(id)
     }
 
     /// Makes the index durable and stops the writer; later changes are refused, reads go on.
@@ -106,8 +135,45 @@ impl Store {
         if block.tree.len() != buffer.len() {
             return Err(PutError::Mismatch { field: "tree" });
         }
-        let put = Box::new((buffer, block));
-        self.ask(|reply| Command::Put { put, reply }).await?
+        let (digest, mut put, mut verified) = (block.digest, Box::new((buffer, block)), None);
+        for _attempt in 0..PUT_ATTEMPTS {
+            match self.ask(|reply| Command::Put { put, verified, reply }).await?? {
+                PutAnswer::Done(outcome) => return Ok(outcome),
+                PutAnswer::Unverified { put: back, held } => {
+                    verified = self.verify_held(&digest, &held, back.0.data()).await?;
+                    put = back;
+                }
+            }
+        }
+        Err(PutError::Contended { digest })
+    }
+
+    /// Looks at the held copy of bytes that are put again; a bad copy is replaced by these. Answers the record that
+    /// was found whole or written, `None` when it ended meanwhile.
+    async fn verify_held(
+        &self,
+        digest: &Digest,
+        held: &BlockRow,
+        data: &[u8],
+    ) -> Result<Option<u64>, PutError> {
+        let look = self.shared.look_at(digest, held).await;
+        let look = look.map_err(|error| StoreError::Failed { detail: error.to_string() })?;
+        match look {
+            Look::Good => return Ok(Some(held.record)),
+            Look::Ended => return Ok(None),
+            Look::Unreadable(error) => {
+                self.shared.note_read_error(held.place, &error);
+                if !self.shared.look_for_presence() {
+                    return Err(StoreError::Away { dir: self.shared.dir.clone() }.into());
+                }
+            }
+            Look::BadHeader(_) | Look::WrongBytes => {}
+        }
+        tracing::error!(%digest, "the held copy of a block that is put again is bad; it is written anew");
+        let buffer = self.shared.copy_of(data).ok_or(PutError::Mismatch { field: "buffer" })?;
+        let block = Box::new(Rewritten { digest: *digest, tree: tree_of(data), buffer });
+        let record = held.record;
+        self.ask(|reply| Command::Rewrite { block, record, reply }).await?
     }
 
     /// Makes provisional claims live. A claim that is absent is made when the agreement has another one on
@@ -164,7 +230,8 @@ impl Store {
     /// Says that a block is lost: its claims go, its pages are reclaimed, and [`Store::is_lost`] remembers.
     /// `false` when it was not held.
     pub async fn declare_lost(&self, digest: Digest) -> Result<bool, StoreError> {
-        self.ask(|reply| Command::DeclareLost { digest, reply }).await?
+        let record = None;
+        self.ask(|reply| Command::DeclareLost { digest, record, reply }).await?
     }
 
     /// Whether `digest` was declared lost and not put again.
@@ -172,9 +239,88 @@ impl Store {
         self.shared.lookup(move |view| view.is_lost(&digest)).await
     }
 
+    /// Blocks declared lost and not put again, by digest, behind `after`, at most `max`.
+    pub async fn losses(&self, after: Option<Digest>, max: usize) -> Result<Vec<Loss>, ReadError> {
+        self.shared.lookup(move |view| view.losses(after.as_ref(), max)).await
+    }
+
+    /// What agreements keep here, by digest and agreement, in one of 65,536 buckets (the first 16 bits of the digest),
+    /// behind `after`, at most `max`. Blocks in trash are not in it.
+    pub async fn entries(
+        &self,
+        bucket: u16,
+        after: Option<(Digest, AgreementId)>,
+        max: usize,
+    ) -> Result<Vec<InventoryEntry>, ReadError> {
+        self.shared.lookup(move |view| view.inventory(bucket, after, max)).await
+    }
+
+    /// The buckets whose entries may have changed since [`Store::forget_changed`] forgot them. Survives crashes: a
+    /// bucket is noted in the batch that changes it.
+    pub fn changed_buckets(&self) -> ChangedBuckets {
+        self.shared.index.changed_buckets()
+    }
+
+    /// Forgets what `seen` saw, once whatever was derived from it is safe. Changes since then stay noted.
+    pub async fn forget_changed(&self, seen: ChangedBuckets) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let forgotten = tokio::task::spawn_blocking(move || shared.index.forget_changed(&seen)).await;
+        let forgotten = forgotten.map_err(|_| StoreError::Closing)?;
+        forgotten.map_err(|error| StoreError::Failed { detail: error.to_string() })
+    }
+
+    /// Drawn when the index was made. Whoever keeps something derived from it and finds another generation (the index
+    /// was rebuilt) derives everything anew, because buckets that are empty now are not noted as changed.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation
+    }
+
+    /// Whether the last block found no room on the file system.
+    pub fn is_full(&self) -> bool {
+        self.shared.checks.full.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// How the disk does: what is free, what failed, what a person should look at. Asks the disk a little.
+    pub fn health(&self) -> StoreHealth {
+        self.shared.health()
+    }
+
+    /// Whether the store's directory is still what its path leads to. When it is not, nothing is written any more.
+    pub fn is_present(&self) -> bool {
+        self.shared.look_for_presence()
+    }
+
+    /// One step of the scrub: a block is read and hashed. See [`scrub::pace`] for when.
+    pub async fn scrub_step(&self, now_ms: u64) -> Result<ScrubStep, ReadError> {
+        let commands = self.commands.clone().ok_or(ReadError::Closing)?;
+        Scrub { shared: Arc::clone(&self.shared), commands, now_ms }.step().await
+    }
+
+    /// Whether the scrub stopped because too much failed; a restart begins it anew.
+    pub fn scrub_stopped(&self) -> bool {
+        self.shared.scrub.stopped().is_some()
+    }
+
+    /// How far the scrub is.
+    pub fn scrub_progress(&self) -> ScrubProgress {
+        self.shared.scrub.progress(self.shared.accounts(), self.shared.scrub_period_ms)
+    }
+
+    /// Reads for peers so far, and whether puts or changes wait: what the scrub makes way for.
+    pub fn load(&self) -> (u64, bool) {
+        let waiting =
+            self.commands.as_ref().is_some_and(|commands| commands.capacity() < commands.max_capacity());
+        (self.shared.checks.reads.load(std::sync::atomic::Ordering::Relaxed), waiting)
+    }
+
     /// Where a block lies and who claims it; `None` when it is not held.
     pub async fn locate(&self, digest: Digest) -> Result<Option<Located>, ReadError> {
         self.shared.locate(digest).await
+    }
+
+    /// Whether a block is held, by whatever claims.
+    pub async fn holds(&self, digest: Digest) -> Result<bool, ReadError> {
+        self.shared.lookup(move |view| Ok(view.block(&digest)?.is_some())).await
     }
 
     /// One claim, in whatever state.
@@ -243,7 +389,7 @@ impl Store {
         self.ask(|reply| Command::Flush { reply }).await?
     }
 
-    async fn change(
+    pub(crate) async fn change(
         &self,
         agreement: AgreementId,
         claims: &[ClaimRef],
@@ -260,6 +406,12 @@ impl Store {
         commands.send(command(reply)).await.map_err(|_| StoreError::Closing)?;
         answer.await.map_err(|_| StoreError::Closing)
     }
+}
+
+/// Bytes on disk of a block of `len` bytes: its header page and whole pages of data. This is what an agreement is
+/// charged for it.
+pub fn page_bytes(len: BlockLen) -> u64 {
+    format::record_bytes(len.bytes())
 }
 
 fn within(count: usize, bound: usize, field: &'static str) -> Result<(), StoreError> {

@@ -5,6 +5,16 @@
 
 #[path = "store/crash.rs"]
 mod crash;
+#[path = "store/damage.rs"]
+mod damage;
+#[path = "store/disks.rs"]
+mod disks;
+#[path = "store/faults.rs"]
+mod faults;
+#[path = "store/fixtures.rs"]
+mod fixtures;
+#[path = "store/inventory.rs"]
+mod inventory;
 #[path = "store/lives.rs"]
 mod lives;
 #[path = "store/model.rs"]

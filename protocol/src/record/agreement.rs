@@ -38,7 +38,7 @@ pub struct Agreement {
     pub node: NodeId,
     /// Who runs the node.
     pub operator: OperatorId,
-    /// Bytes of blocks (paid length, not pages) the namespace may keep there.
+    /// Bytes that its blocks may take on the node's disk: whole pages with headers, not block lengths.
     pub capacity_bytes: u64,
     /// What it costs.
     pub prices: Prices,

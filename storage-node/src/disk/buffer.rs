@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::raw::Pages;
+use super::raw::{Pages, Slab};
 
 /// The unit of everything on disk: header pages, padding, alignment. Every disk's logical block divides it.
 pub const PAGE: usize = 4096;
@@ -21,20 +21,49 @@ const CLASSES: [usize; 5] = [1, 5, 17, 65, 257];
 /// Pages of the largest buffer.
 pub const BUFFER_PAGES_MAX: usize = CLASSES[CLASSES.len() - 1];
 
+/// How many buffers of each size a slab is cut into: 4 MiB together.
+const SLAB_RUNS: [usize; CLASSES.len()] = [13, 5, 5, 2, 3];
+/// Slabs of a pool.
+const SLABS: usize = 2;
+
 /// Hands out buffers and takes them back.
 pub struct BufferPool {
     permits: Arc<Semaphore>,
-    idle: Mutex<[Vec<Pages>; CLASSES.len()]>,
+    /// Memory that a ring may have registered: used before any other.
+    slabs: Vec<Arc<Slab>>,
+    idle: Mutex<Idle>,
     pages_max: usize,
+}
+
+/// Buffers that nobody has, by size.
+#[derive(Default)]
+struct Idle {
+    /// Cut from slabs: handed out first, and never given up.
+    lent: [Vec<Pages>; CLASSES.len()],
+    own: [Vec<Pages>; CLASSES.len()],
 }
 
 impl BufferPool {
     /// A pool that has at most `bytes` handed out at a time, and keeps at most as much idle.
     pub fn new(bytes: usize) -> Arc<Self> {
         let pages_max = (bytes / PAGE).max(2 * BUFFER_PAGES_MAX);
+        let mut idle = Idle::default();
+        let runs = CLASSES.iter().zip(SLAB_RUNS);
+        let sizes: Vec<usize> = runs.flat_map(|(pages, runs)| std::iter::repeat_n(*pages, runs)).collect();
+        let mut slabs = Vec::with_capacity(SLABS);
+        for _ in 0..SLABS {
+            let (slab, cut) = Slab::cut(&sizes);
+            for pages in cut {
+                if let Some(class) = class_of(pages.len()) {
+                    idle.lent[class].push(pages);
+                }
+            }
+            slabs.push(slab);
+        }
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(pages_max)),
-            idle: Mutex::new(Default::default()),
+            slabs,
+            idle: Mutex::new(idle),
             pages_max,
         })
     }
@@ -55,8 +84,16 @@ impl BufferPool {
         class_of(len).map(|class| self.lend(class, None))
     }
 
+    /// Memory to register with a ring.
+    pub(crate) fn slabs(&self) -> &[Arc<Slab>] {
+        &self.slabs
+    }
+
     fn lend(self: &Arc<Self>, class: usize, permit: Option<OwnedSemaphorePermit>) -> AlignedBuf {
-        let reused = self.idle.lock()[class].pop();
+        let reused = {
+            let mut idle = self.idle.lock();
+            idle.lent[class].pop().or_else(|| idle.own[class].pop())
+        };
         let pages = reused.unwrap_or_else(|| Pages::zeroed(CLASSES[class]));
         AlignedBuf { pages: Some(pages), home: Arc::downgrade(self), _permit: permit }
     }
@@ -64,9 +101,13 @@ impl BufferPool {
     fn give_back(&self, pages: Pages) {
         let Some(class) = class_of(pages.len()) else { return };
         let mut idle = self.idle.lock();
-        let held: usize = idle.iter().zip(CLASSES).map(|(list, size)| list.len() * size).sum();
+        if pages.is_lent() {
+            idle.lent[class].push(pages);
+            return;
+        }
+        let held: usize = idle.own.iter().zip(CLASSES).map(|(list, size)| list.len() * size).sum();
         if held + CLASSES[class] <= self.pages_max {
-            idle[class].push(pages);
+            idle.own[class].push(pages);
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Unsynced writes live in memory and reach the real file only with a sync, so that [`FaultDisk::crash`] can
 //! lose or tear them as a power cut may. For tests and simulations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub struct FaultPlan {
     pub fail_reads: bool,
     /// Allocation fails with ENOSPC.
     pub full: bool,
+    /// Every read comes back with a wrong bit.
+    pub spoil_reads: bool,
+    /// What the file system says it has free; `None` tells the truth.
+    pub free_bytes: Option<u64>,
 }
 
 /// A disk with a plan of faults and a memory of what is not synced.
@@ -43,6 +48,16 @@ struct State {
     syncs: u64,
     hold_syncs: bool,
     held: Vec<Request>,
+    /// Changes of the disk until the power goes.
+    fuse: Option<u64>,
+    /// Bytes of every file that the disk cannot read.
+    unreadable: Range<u64>,
+    /// Files that were synced.
+    written: BTreeSet<PathBuf>,
+    /// Files whose name is not durable yet.
+    new_names: BTreeSet<PathBuf>,
+    /// Files whose name is gone, but not durably.
+    old_names: BTreeSet<PathBuf>,
 }
 
 impl FaultDisk {
@@ -59,6 +74,45 @@ impl FaultDisk {
     /// Completed syncs so far.
     pub fn syncs(&self) -> u64 {
         self.state.lock().syncs
+    }
+
+    /// The power goes after this many more changes of the disk: writes, syncs, new and lost names, cuts and holes.
+    /// From then on everything fails; [`FaultDisk::crash`] decides what is left.
+    pub fn blow_after(&self, changes: u64) {
+        self.state.lock().fuse = Some(changes);
+    }
+
+    /// Whether the power is gone.
+    pub fn is_blown(&self) -> bool {
+        self.state.lock().crashed
+    }
+
+    /// Reads that touch these bytes of any file fail.
+    pub fn unreadable(&self, bytes: Range<u64>) {
+        self.state.lock().unreadable = bytes;
+    }
+
+    /// Turns bits wherever these bytes begin a page of a file that was ever synced here.
+    pub fn rot(&self, bytes: &[u8]) -> io::Result<()> {
+        let state = self.state.lock();
+        let mut page = [0; PAGE];
+        for (slot, byte) in page.iter_mut().zip(bytes) {
+            *slot = *byte;
+        }
+        for path in &state.written {
+            let image = match std::fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            for (at, found) in (0u64..).step_by(PAGE).zip(image.chunks(PAGE)) {
+                if found == page {
+                    let turned: Vec<u8> = page.iter().take(8).map(|byte| byte ^ 0x55).collect();
+                    file.write_all_at(&turned, at)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// From here on no sync comes back until the crash.
@@ -99,21 +153,60 @@ impl FaultDisk {
             }
             file.sync_all()?;
         }
+        for path in std::mem::take(&mut state.new_names) {
+            if !survives(&path, 0) {
+                std::fs::remove_file(&path)?;
+            }
+        }
+        for path in std::mem::take(&mut state.old_names) {
+            if survives(&path, 0) {
+                std::fs::remove_file(unlinked(&path))?;
+            } else {
+                std::fs::rename(unlinked(&path), &path)?;
+            }
+        }
         Ok(())
     }
 }
 
+/// Where a file is kept whose name is gone, but not durably.
+fn unlinked(path: &Path) -> PathBuf {
+    path.with_extension("unlinked")
+}
+
 impl State {
+    /// One change of the disk. The power may go with it.
+    fn spend(&mut self) -> io::Result<()> {
+        match &mut self.fuse {
+            _ if self.crashed => return Err(rustix::io::Errno::IO.into()),
+            Some(0) => {
+                self.crashed = true;
+                return Err(rustix::io::Errno::IO.into());
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
     fn perform(&mut self, request: &mut Request) -> io::Result<()> {
         let eio = || io::Error::from(rustix::io::Errno::IO);
         if self.crashed {
             return Err(eio());
+        }
+        if request.action != Action::Read {
+            self.spend()?;
         }
         let (len, offset) = (request.len, request.offset);
         let bytes = request.buffer.as_deref_mut().and_then(|buffer| buffer.get_mut(..len));
         let path = &request.file.path;
         match (request.action, bytes) {
             (Action::Read, _) if self.plan.fail_reads => Err(eio()),
+            (Action::Read, _)
+                if offset < self.unreadable.end && self.unreadable.start < offset + len as u64 =>
+            {
+                Err(eio())
+            }
             (Action::Write, _) if self.plan.fail_writes => Err(eio()),
             (Action::Sync, _) if self.plan.fail_syncs => {
                 self.unsynced.remove(path);
@@ -124,6 +217,7 @@ impl State {
                     request.file.file.write_all_at(&page, offset)?;
                 }
                 self.syncs += 1;
+                self.written.insert(path.clone());
                 request.file.file.sync_data()
             }
             (Action::Write, Some(bytes)) => {
@@ -142,6 +236,13 @@ impl State {
                             target.copy_from_slice(page);
                         }
                     }
+                }
+                if self.plan.spoil_reads
+                    && let Some(byte) = bytes.last_mut()
+                {
+                    // The last one: it is data in a block's record, and the chaining values in a page alone.
+                    *byte ^= 1;
+                    bytes[0] ^= 1;
                 }
                 Ok(())
             }
@@ -173,27 +274,37 @@ impl Disk for FaultDisk {
     }
 
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<DiskFile>> {
+        let mut state = self.state.lock();
+        state.written.insert(path.to_owned());
+        if create {
+            state.spend()?;
+            state.new_names.insert(path.to_owned());
+        }
+        drop(state);
         // Buffered, because pages are written one by one from plain memory.
         let file = std::fs::OpenOptions::new().read(true).write(true).create_new(create).open(path)?;
         Ok(Arc::new(DiskFile { file, path: path.to_owned(), direct: false }))
     }
 
     fn allocate(&self, file: &DiskFile, start: u64, len: u64) -> io::Result<()> {
-        let state = self.state.lock();
-        if state.crashed {
-            return Err(rustix::io::Errno::IO.into());
-        }
+        let mut state = self.state.lock();
+        state.spend()?;
         if state.plan.full {
             return Err(rustix::io::Errno::NOSPC.into());
         }
         file.file.set_len(file.size()?.max(start + len))
     }
 
+    fn room(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        let found = rustix::fs::statvfs(dir)?;
+        let total = found.f_blocks.saturating_mul(found.f_frsize);
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        Ok((self.state.lock().plan.free_bytes.unwrap_or(free), total))
+    }
+
     fn truncate(&self, file: &DiskFile, len: u64) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.crashed {
-            return Err(rustix::io::Errno::IO.into());
-        }
+        state.spend()?;
         if let Some(pages) = state.unsynced.get_mut(&file.path) {
             pages.split_off(&len);
         }
@@ -206,10 +317,30 @@ impl Disk for FaultDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.crashed {
-            return Err(rustix::io::Errno::IO.into());
-        }
+        state.spend()?;
         state.unsynced.remove(path);
-        std::fs::remove_file(path)
+        if state.new_names.remove(path) {
+            return std::fs::remove_file(path);
+        }
+        std::fs::rename(path, unlinked(path))?;
+        state.old_names.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn punch(&self, file: &DiskFile, start: u64, len: u64) -> io::Result<()> {
+        self.state.lock().spend()?;
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(&file.file, flags, start, len)?)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.spend()?;
+        let state = &mut *state;
+        state.new_names.retain(|path| path.parent() != Some(dir));
+        for path in std::mem::take(&mut state.old_names) {
+            std::fs::remove_file(unlinked(&path))?;
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -16,7 +17,9 @@ use super::{Action, Request};
 /// A run of whole pages, aligned to a page, always initialised.
 pub(super) struct Pages {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
+    /// The slab that it is cut from; `None` when the memory is its own.
+    slab: Option<Arc<Slab>>,
 }
 
 // SAFETY: `Pages` owns its memory alone, like a `Box<[u8]>`; nothing in it is tied to a thread.
@@ -28,34 +31,89 @@ impl Pages {
     /// `count` pages of zeros.
     pub(super) fn zeroed(count: usize) -> Self {
         assert!((1..=BUFFER_PAGES_MAX).contains(&count), "buffers have 1 to {BUFFER_PAGES_MAX} pages");
-        let layout =
-            Layout::from_size_align(count * PAGE, PAGE).expect("few pages, aligned to a power of two");
+        let layout = layout(count);
         // SAFETY: the layout's size is not zero, as asserted above.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Self { start, layout }
+        Self { start, len: layout.size(), slab: None }
+    }
+
+    /// Whether it is cut from a slab.
+    pub(super) fn is_lent(&self) -> bool {
+        self.slab.is_some()
     }
 }
 
 impl Deref for Pages {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points at `layout.size()` bytes that we own, initialised when allocated.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+        // SAFETY: `start` points at `len` bytes that are ours alone, initialised when allocated; a slab outlives us.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        if self.slab.is_none() {
+            // SAFETY: allocated in `zeroed` with this very layout, and freed only here.
+            unsafe { dealloc(self.start.as_ptr(), layout(self.len / PAGE)) }
+        }
+    }
+}
+
+fn layout(pages: usize) -> Layout {
+    Layout::from_size_align(pages * PAGE, PAGE).expect("few pages, aligned to a power of two")
+}
+
+/// A stretch of memory that lives as long as anything cut from it, or any ring it is registered with: the kernel keeps
+/// hold of registered pages, so they must never go back to an allocator that gives their addresses to others.
+pub(crate) struct Slab {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the slab only holds the memory; all access is through the disjoint `Pages` cut from it once.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// A slab of zeros, cut into runs of these many pages each, disjoint and in this order.
+    pub(super) fn cut(sizes: &[usize]) -> (Arc<Self>, Vec<Pages>) {
+        let layout = layout(sizes.iter().sum());
+        assert!(layout.size() > 0, "a slab has pages");
+        // SAFETY: the layout's size is not zero, as asserted above.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let slab = Arc::new(Self { start, len: layout.size() });
+        let mut offset = 0;
+        let mut runs = Vec::with_capacity(sizes.len());
+        for count in sizes {
+            // SAFETY: `offset + count * PAGE` is at most the sum that was allocated.
+            let at = unsafe { start.add(offset) };
+            runs.push(Pages { start: at, len: count * PAGE, slab: Some(Arc::clone(&slab)) });
+            offset += count * PAGE;
+        }
+        (slab, runs)
+    }
+
+    fn contains(&self, start: *const u8) -> bool {
+        let first = self.start.as_ptr().addr();
+        (first..first + self.len).contains(&start.addr())
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `cut` with this very layout; nothing cut from it is left, or it would hold us.
+        unsafe { dealloc(self.start.as_ptr(), layout(self.len / PAGE)) }
     }
 }
 
@@ -80,27 +138,42 @@ pub(super) struct Ring {
     /// Boxed, because the kernel writes to it while the ring may be moved.
     woken: Box<[u8; 8]>,
     watching: bool,
+    /// Registered, in the order of their indexes. Dropped after the ring.
+    slabs: Vec<Arc<Slab>>,
 }
 
 impl Ring {
     /// Sets up a ring; `event` is an eventfd that wakes [`Ring::wait`]. Must be called on the thread that
-    /// uses the ring.
-    pub(super) fn new(event: OwnedFd) -> io::Result<Self> {
+    /// uses the ring. Of `slabs`, as many as the memlock limit allows are registered, from the first on.
+    pub(super) fn new(event: OwnedFd, slabs: &[Arc<Slab>]) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_coop_taskrun()
             .build(RING_ENTRIES)
             // Kernels before 6.0 do not know the flags.
             .or_else(|_| IoUring::new(RING_ENTRIES))?;
+        let slabs = register(&ring, slabs);
         let count = RING_ENTRIES as usize - 2;
         Ok(Self {
             ring,
+            slabs,
             flights: (0..count).map(|_| None).collect(),
             free: (0..count).rev().collect(),
             event,
             woken: Box::new([0; 8]),
             watching: false,
         })
+    }
+
+    /// Bytes registered with the kernel.
+    pub(super) fn registered_bytes(&self) -> u64 {
+        self.slabs.iter().map(|slab| slab.len as u64).sum()
+    }
+
+    /// The index under which the memory at `start` is registered. A buffer of a slab lies in it whole.
+    fn registered(&self, start: *const u8) -> Option<u16> {
+        let at = self.slabs.iter().position(|slab| slab.contains(start))?;
+        u16::try_from(at).ok()
     }
 
     /// Whether another request can start.
@@ -135,10 +208,16 @@ impl Ring {
             // Within the buffer: `moved <= len <= buffer.len()`.
             buffer[flight.moved..].as_mut_ptr()
         });
-        let entry = match flight.request.action {
-            Action::Read => opcode::Read::new(fd, start, rest).offset(offset).build(),
-            Action::Write => opcode::Write::new(fd, start.cast_const(), rest).offset(offset).build(),
-            Action::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        let entry = match (flight.request.action, self.registered(start)) {
+            (Action::Read, Some(index)) => {
+                opcode::ReadFixed::new(fd, start, rest, index).offset(offset).build()
+            }
+            (Action::Write, Some(index)) => {
+                opcode::WriteFixed::new(fd, start.cast_const(), rest, index).offset(offset).build()
+            }
+            (Action::Read, None) => opcode::Read::new(fd, start, rest).offset(offset).build(),
+            (Action::Write, None) => opcode::Write::new(fd, start.cast_const(), rest).offset(offset).build(),
+            (Action::Sync, _) => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
         };
         self.flights[slot] = Some(flight);
         // SAFETY: `start` points at `rest` bytes of a heap buffer that the flight owns; the flight stays in
@@ -216,6 +295,22 @@ impl Ring {
             }
         }
     }
+}
+
+/// Registers as many of `slabs` as the kernel takes; answers those.
+fn register(ring: &IoUring, slabs: &[Arc<Slab>]) -> Vec<Arc<Slab>> {
+    for count in (1..=slabs.len()).rev() {
+        let slabs = &slabs[..count];
+        let vectors: Vec<libc::iovec> = slabs
+            .iter()
+            .map(|slab| libc::iovec { iov_base: slab.start.as_ptr().cast(), iov_len: slab.len })
+            .collect();
+        // SAFETY: the ring keeps the slabs that it returns here, so their memory stays valid until it is closed.
+        if unsafe { ring.submitter().register_buffers(&vectors) }.is_ok() {
+            return slabs.to_vec();
+        }
+    }
+    Vec::new()
 }
 
 impl Drop for Ring {

@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 
 use super::raw::Ring;
-use super::{Disk, REQUESTS_MAX, Request, stopped};
+use super::{BufferPool, Disk, REQUESTS_MAX, Request, stopped};
 
 /// A disk behind an io_uring.
 pub struct UringDisk {
     queue: Arc<Queue>,
+    registered_bytes: u64,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -33,6 +34,16 @@ struct Queue {
 impl UringDisk {
     /// Starts the ring's thread; fails when the system does not permit io_uring.
     pub fn start() -> io::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts the ring's thread and registers the pools' memory, as far as the memlock limit allows.
+    pub fn start_with(pools: &[&BufferPool]) -> io::Result<Self> {
+        // One of each pool before the second of any: a small limit is then shared.
+        let most = pools.iter().map(|pool| pool.slabs().len()).max().unwrap_or(0);
+        let slabs: Vec<_> = (0..most)
+            .flat_map(|at| pools.iter().filter_map(move |pool| pool.slabs().get(at).cloned()))
+            .collect();
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         let watched = event.try_clone()?;
         let queue = Arc::new(Queue {
@@ -45,22 +56,26 @@ impl UringDisk {
         let shared = Arc::clone(&queue);
         let thread =
             std::thread::Builder::new().name("disk-ring".to_owned()).spawn(move || {
-                match Ring::new(watched) {
+                match Ring::new(watched, &slabs) {
                     Ok(ring) => {
-                        let _gone = ready.send(Ok(()));
+                        let _gone = ready.send(Ok(ring.registered_bytes()));
                         drive(ring, &shared);
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })?;
-        started.recv().map_err(|_| stopped())??;
-        Ok(Self { queue, thread: Some(thread) })
+        let registered_bytes = started.recv().map_err(|_| stopped())??;
+        Ok(Self { queue, registered_bytes, thread: Some(thread) })
     }
 }
 
 impl Disk for UringDisk {
     fn name(&self) -> &'static str {
         "io_uring"
+    }
+
+    fn registered_bytes(&self) -> u64 {
+        self.registered_bytes
     }
 
     fn submit(&self, request: Request) {

@@ -11,7 +11,9 @@ use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::{NamespaceId, OperatorId};
 
 use super::limits::NodeLimits;
+use crate::disks::DiskConfig;
 use crate::store::IoMode;
+use crate::store::config::SCRUB_PERIOD_DEFAULT_MS;
 
 /// How to run a node.
 #[derive(Clone)]
@@ -20,6 +22,10 @@ pub struct NodeConfig {
     pub dir: PathBuf,
     /// Bytes offered, headers and trash included.
     pub capacity_bytes: u64,
+    /// Further disks, beside the one that `dir` is on; remembered once they were named.
+    pub disks: Vec<DiskConfig>,
+    /// In which time every block is read and hashed; 0 for never.
+    pub scrub_period_ms: u64,
     /// Who runs it; `None` lets the node's own key stand for its operator.
     pub operator: Option<OperatorId>,
     /// Addresses for the node record, best first; [`super::Node::advertise`] replaces them later.
@@ -50,6 +56,8 @@ impl NodeConfig {
         Self {
             dir: dir.into(),
             capacity_bytes,
+            disks: Vec::new(),
+            scrub_period_ms: SCRUB_PERIOD_DEFAULT_MS,
             operator: None,
             addresses: Vec::new(),
             admit: Admission::Any,

@@ -7,12 +7,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use holdfast_protocol::digest::BlockLen;
 use holdfast_protocol::message::{Refusal, RefusalReason};
 use holdfast_protocol::record::{AgreementId, SignedAgreement};
 use parking_lot::Mutex;
 
+use crate::disks::Disks;
 use crate::server::refusal;
-use crate::store::Store;
+use crate::store::page_bytes;
 
 /// The rooms of all agreements; as many entries as there are agreements with puts.
 #[derive(Default)]
@@ -22,7 +24,7 @@ pub(crate) struct Rooms {
 
 #[derive(Debug, Default)]
 struct Tally {
-    /// What the store said, once it was asked.
+    /// Pages of what is kept, as the store said once it was asked.
     counted: Option<u64>,
     /// Bytes of puts that ended since it was asked.
     kept: u64,
@@ -70,14 +72,15 @@ impl Drop for Room {
 }
 
 impl Rooms {
-    /// Takes room for `len` bytes under the agreement, or refuses.
+    /// Takes room for a block of `len` bytes under the agreement, or refuses. Charged are whole pages with the header,
+    /// as the disk gives them: else an agreement full of tiny blocks would fill a disk thousands of times its size.
     pub(crate) async fn reserve(
         &self,
-        store: &Store,
+        store: &Disks,
         agreement: &SignedAgreement,
-        len: u32,
+        len: BlockLen,
     ) -> Result<Room, Refusal> {
-        let (id, capacity, len) = (agreement.id(), agreement.terms().capacity_bytes, u64::from(len));
+        let (id, capacity, len) = (agreement.id(), agreement.terms().capacity_bytes, page_bytes(len));
         let tally = self.tallies.lock().entry(id).or_default().clone();
         if tally.lock().take(len, capacity) {
             return Ok(Room { tally, len });
@@ -85,7 +88,7 @@ impl Rooms {
         let kept_before = tally.lock().kept;
         let usage = store.agreement_usage(id).await.map_err(|error| refusal::read(&error))?;
         let mut held = tally.lock();
-        held.recount(usage.bytes, kept_before);
+        held.recount(usage.page_bytes, kept_before);
         let taken = held.take(len, capacity);
         drop(held);
         if taken {
@@ -93,7 +96,10 @@ impl Rooms {
         }
         Err(Refusal::new(
             RefusalReason::AgreementFull,
-            format!("the agreement is for {capacity} bytes, {} are kept; {len} more do not fit", usage.bytes),
+            format!(
+                "the agreement is for {capacity} bytes, {} are taken with headers and padding; {len} more do not fit",
+                usage.page_bytes
+            ),
         ))
     }
 }

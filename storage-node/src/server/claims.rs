@@ -14,9 +14,9 @@ use holdfast_protocol::record::{AgreementId, ClaimRef, ClaimState, SignedAgreeme
 use super::refusal;
 use super::session::{Right, Session, refuse_signature};
 use super::stream::Answer;
+use crate::disks::Disks;
 use crate::node::Node;
 use crate::node::admission;
-use crate::store::Store;
 
 /// Claims looked up at once for one HasBlocks: enough to keep the index busy, not enough to crowd out reads.
 const LOOKUPS_AT_ONCE: usize = 16;
@@ -38,7 +38,7 @@ pub(crate) async fn has(node: &Node, session: &Session, request: HasBlocks) -> R
         None => session.require(Right::Write, now_ms)?,
     };
     owned(node, request.agreement, authority.namespace)?;
-    let store: &Store = &node.store;
+    let store: &Disks = &node.store;
     let held: Vec<Held> = futures::stream::iter(request.claims)
         .map(|claim| held(store, request.agreement, claim))
         .buffered(LOOKUPS_AT_ONCE)
@@ -125,7 +125,7 @@ pub(crate) fn in_term(
     ))
 }
 
-async fn held(store: &Store, agreement: AgreementId, claim: ClaimRef) -> Result<Held, Refusal> {
+async fn held(store: &Disks, agreement: AgreementId, claim: ClaimRef) -> Result<Held, Refusal> {
     let found = store.claim(agreement, claim).await.map_err(|error| refusal::read(&error))?;
     Ok(match found.map(|claim| claim.state) {
         Some(ClaimState::Provisional) => Held::Provisional,

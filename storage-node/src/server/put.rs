@@ -36,7 +36,7 @@ pub(crate) async fn put_block(
 ) -> Result<Answer, Refusal> {
     let now_ms = node.now_ms();
     let (agreement, claim) = admit(node, session, &request, now_ms)?;
-    let room = node.rooms.reserve(&node.store, &agreement, request.len.bytes()).await?;
+    let room = node.rooms.reserve(&node.store, &agreement, request.len).await?;
     let memory = link.reserve(node, request.len.bytes()).await?;
     let buffer = node.store.admit(request.len).await.map_err(|error| refusal::store(&error))?;
     let (buffer, digest, tree) = receive(buffer, request.len, body).await?;

@@ -20,16 +20,17 @@ use super::permit::{self, Permission};
 use super::refusal;
 use super::session::Session;
 use super::stream::Answer;
+use crate::disks::Disks;
 use crate::metric;
 use crate::node::Node;
 use crate::node::config::Misbehaviour;
 use crate::node::limits::READ_DEADLINE_MS;
-use crate::store::{Located, Store};
+use crate::store::Located;
 
 /// Where a block's bytes come from.
 pub(crate) enum Source<'a> {
     /// The store.
-    Store(&'a Store, &'a Located),
+    Store(&'a Disks, &'a Located),
     /// Memory: what a lying node shows instead.
     Memory { bytes: Bytes, tree: Arc<GroupTree> },
 }

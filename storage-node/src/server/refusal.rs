@@ -9,6 +9,7 @@ use crate::store::{PutError, ReadError, StoreError};
 pub(crate) fn put(error: &PutError) -> Refusal {
     match error {
         PutError::DiskFull { .. } => Refusal::new(RefusalReason::DiskFull, error.to_string()),
+        PutError::Contended { .. } => Refusal::new(RefusalReason::Busy, error.to_string()),
         PutError::TooManyClaims { .. } => Refusal::new(RefusalReason::TooLarge, error.to_string()),
         PutError::Mismatch { .. } => internal("a put contradicts itself", error),
         PutError::Store(error) => store(error),
@@ -22,6 +23,7 @@ pub(crate) fn store(error: &StoreError) -> Refusal {
             RefusalReason::DiskFailed,
             "the node's disk failed; it takes no writes until restarted",
         ),
+        StoreError::Away { .. } => away(),
         StoreError::Full => Refusal::new(RefusalReason::DiskFull, error.to_string()),
         StoreError::TooLarge { .. } => Refusal::new(RefusalReason::TooLarge, error.to_string()),
         StoreError::Closing => Refusal::new(RefusalReason::Stopping, error.to_string()),
@@ -33,6 +35,8 @@ pub(crate) fn read(error: &ReadError) -> Refusal {
     match error {
         ReadError::Range { .. } => Refusal::new(RefusalReason::Range, error.to_string()),
         ReadError::Gone { .. } => Refusal::new(RefusalReason::NotFound, error.to_string()),
+        ReadError::Moved { .. } => Refusal::new(RefusalReason::Busy, error.to_string()),
+        ReadError::Away { .. } => away(),
         ReadError::Disk { digest, .. } => {
             tracing::error!(%digest, %error, "a block cannot be read from disk");
             Refusal::new(RefusalReason::DiskFailed, "the node's disk failed to read the block")
@@ -44,6 +48,11 @@ pub(crate) fn read(error: &ReadError) -> Refusal {
         ReadError::Index { .. } => internal("the index failed", error),
         ReadError::Closing => Refusal::new(RefusalReason::Stopping, error.to_string()),
     }
+}
+
+/// Never "not found": a block that may lie on a disk that is away is neither held nor lost for now.
+fn away() -> Refusal {
+    Refusal::new(RefusalReason::DiskFailed, "one of the node's disks is not there; the block may lie on it")
 }
 
 /// A record that was not kept.

@@ -15,14 +15,18 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::command::{COMMANDS_MAX, Command};
+use super::config::Pools;
 use super::config::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, IoMode, StoreConfig};
 use super::error::{IndexError, OpenError};
 use super::format::{PAGE_BYTES, Secret};
+use super::health::{Checks, Presence};
 use super::identity;
-use super::index::Index;
 use super::index::rows::AccountsRow;
+use super::index::{Index, upgrade};
 use super::replay;
+use super::scrub::ScrubState;
 use super::types::{Accounts, SharedTree};
+use super::verify::Verified;
 use super::writer::Writer;
 use crate::disk::{BufferPool, Disk, DiskFile, PAGE, ThreadDisk, UringDisk};
 
@@ -45,6 +49,18 @@ pub(crate) struct Shared {
     pub(crate) trees: Mutex<LruCache<Digest, SharedTree>>,
     pub(crate) accounts: Mutex<AccountsRow>,
     pub(crate) failure: Mutex<Option<String>>,
+    /// Tells whether the directory is still the store's.
+    pub(crate) presence: Presence,
+    /// What was seen of the disk beneath.
+    pub(crate) checks: Checks,
+    /// Held blocks that were read or written whole not long ago.
+    pub(crate) verified: Verified,
+    pub(crate) scrub: ScrubState,
+    /// Drawn when the index was made.
+    pub(crate) generation: u64,
+    pub(crate) dir: PathBuf,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) scrub_period_ms: u64,
     /// Counts passes that punch: a read that no pass overlapped saw the bytes that it looked up.
     pub(crate) punched: AtomicU64,
     /// Held by the pass that gives room back.
@@ -68,6 +84,15 @@ impl Shared {
         self.failure.lock().clone()
     }
 
+    /// Remembers the first failure: nothing is written until the store is opened again.
+    pub(crate) fn fail(&self, detail: String) {
+        let mut failure = self.failure.lock();
+        if failure.is_none() {
+            tracing::error!(%detail, dir = %self.dir.display(), "the store takes no more writes until it is opened again");
+            *failure = Some(detail);
+        }
+    }
+
     pub(crate) fn path(&self, extent: u64) -> PathBuf {
         extent_path(&self.extents, extent)
     }
@@ -77,6 +102,8 @@ impl Shared {
         if let Some(file) = self.files.lock().get(&extent) {
             return Ok(Arc::clone(file));
         }
+        // A path that leads elsewhere now must not make a held block look like a lost one.
+        self.presence.check().map_err(|gone| std::io::Error::other(gone.to_string()))?;
         let file = self.disk.open(&self.path(extent), false)?;
         self.files.lock().put(extent, Arc::clone(&file));
         Ok(file)
@@ -116,10 +143,14 @@ pub(crate) type Opened = (Arc<Shared>, mpsc::Sender<Command>, JoinHandle<()>);
 /// Opens a store, replays what its index does not know yet, and starts its writer.
 pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
     check(&config)?;
-    let identity = identity::open(&config.dir, config.clock.now_ms())?;
+    let identity = identity::open(&config.dir, config.expect, config.clock.now_ms())?;
+    let pools = match &config.pools {
+        Some(pools) => pools.clone(),
+        None => Pools::new(config.write_buffer_bytes, config.read_buffer_bytes),
+    };
     let disk = match &config.disk {
         Some(disk) => Arc::clone(disk),
-        None => choose_disk(config.io)?,
+        None => choose_disk(config.io, &pools)?,
     };
     let index = open_index(&identity.index, config.index_cache_bytes)?;
     let entries = NonZeroUsize::new(config.tree_cache_entries).unwrap_or(NonZeroUsize::MIN);
@@ -129,14 +160,22 @@ pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         secret: identity.secret,
         disk,
         index,
-        write_pool: BufferPool::new(config.write_buffer_bytes),
-        read_pool: BufferPool::new(config.read_buffer_bytes),
+        write_pool: pools.write,
+        read_pool: pools.read,
         reads: Arc::new(Semaphore::new(READS_MAX)),
         extents: identity.extents,
         files: Mutex::new(LruCache::new(open_files)),
         trees: Mutex::new(LruCache::new(entries)),
         accounts: Mutex::new(AccountsRow::default()),
         failure: Mutex::new(None),
+        presence: Presence::of(&config.dir, &identity.lock)?,
+        checks: Checks::default(),
+        verified: Verified::new(Arc::clone(&config.clock), config.verified_fresh_ms),
+        scrub: ScrubState::load(&config.dir),
+        generation: 0,
+        reserve_bytes: config.reserve_bytes,
+        scrub_period_ms: config.scrub_period_ms,
+        dir: config.dir.clone(),
         punched: AtomicU64::new(0),
         reclaiming: Mutex::new(()),
         clock: config.clock,
@@ -154,7 +193,10 @@ pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         set_aside(&identity.index)?;
         shared.index = open_index(&identity.index, cache_bytes)?;
     }
-    let recovered = replay::replay(&shared)?;
+    let index_failed = |source| OpenError::Index { source };
+    shared.index.load_changed().map_err(index_failed)?;
+    shared.generation = upgrade::upgrade(&shared.index).map_err(index_failed)?;
+    let recovered = replay::replay(&shared, config.progress.as_deref())?;
     let shared = Arc::new(shared);
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let writer = Writer::start(Arc::clone(&shared), recovered, queue)
@@ -176,18 +218,19 @@ fn check(config: &StoreConfig) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn choose_disk(io: IoMode) -> Result<Arc<dyn Disk>, OpenError> {
+fn choose_disk(io: IoMode, pools: &Pools) -> Result<Arc<dyn Disk>, OpenError> {
     let threads = || match ThreadDisk::start() {
         Ok(disk) => Ok(Arc::new(disk) as Arc<dyn Disk>),
         Err(source) => Err(OpenError::Uring { source }),
     };
+    let ring = || UringDisk::start_with(&[&pools.write, &pools.read]);
     match io {
         IoMode::Threads => threads(),
-        IoMode::Uring => match UringDisk::start() {
+        IoMode::Uring => match ring() {
             Ok(disk) => Ok(Arc::new(disk)),
             Err(source) => Err(OpenError::Uring { source }),
         },
-        IoMode::Auto => match UringDisk::start() {
+        IoMode::Auto => match ring() {
             Ok(disk) => Ok(Arc::new(disk)),
             Err(error) => {
                 static NOTED: std::sync::Once = std::sync::Once::new();
@@ -214,7 +257,7 @@ fn open_index(dir: &Path, cache_bytes: usize) -> Result<Index, OpenError> {
 }
 
 /// Keeps one damaged index for whoever wants to look.
-fn set_aside(dir: &Path) -> Result<(), OpenError> {
+pub(crate) fn set_aside(dir: &Path) -> Result<(), OpenError> {
     let aside = dir.with_extension("damaged");
     if aside.exists() {
         std::fs::remove_dir_all(&aside).map_err(|source| identity::failed(&aside, "removing", source))?;

@@ -44,6 +44,24 @@ pub enum OpenError {
         /// What is wrong.
         detail: String,
     },
+    /// The directory holds no store, although it should hold this one: its disk is not mounted.
+    #[error("{} does not hold the store {expected}; is its disk mounted?", dir.display())]
+    Missing {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The store that belongs there.
+        expected: String,
+    },
+    /// The directory holds another store than it should.
+    #[error("{} holds the store {found} instead of {expected}; another disk is mounted there", dir.display())]
+    Swapped {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The store that belongs there.
+        expected: String,
+        /// The one that is there.
+        found: String,
+    },
     /// A setting lies outside its bounds.
     #[error("setting {setting} is out of bounds: {detail}")]
     Config {
@@ -72,7 +90,7 @@ pub enum OpenError {
 impl OpenError {
     /// Whether opening again later can succeed without anybody's help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked { .. })
+        matches!(self, Self::Locked { .. } | Self::Missing { .. } | Self::Swapped { .. })
     }
 }
 
@@ -118,6 +136,12 @@ pub enum PutError {
         /// Which block.
         digest: Digest,
     },
+    /// The held copy changed again and again while it was being looked at.
+    #[error("{digest} changed while its held copy was looked at")]
+    Contended {
+        /// Which block.
+        digest: Digest,
+    },
     /// The buffer, the tree and the claim do not speak of one block.
     #[error("the put contradicts itself: {field}")]
     Mismatch {
@@ -133,7 +157,7 @@ impl PutError {
     /// Whether the same put can succeed later on this store.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::DiskFull { .. } => true,
+            Self::DiskFull { .. } | Self::Contended { .. } => true,
             Self::Store(error) => error.is_retryable(),
             Self::TooManyClaims { .. } | Self::Mismatch { .. } => false,
         }
@@ -153,6 +177,12 @@ pub enum StoreError {
     /// Not even the reserve for small records is left.
     #[error("the disk has no room for a small record")]
     Full,
+    /// A disk of the node is not there, and what was asked about may lie on it.
+    #[error("a disk is not there: {}", dir.display())]
+    Away {
+        /// Where it should be.
+        dir: PathBuf,
+    },
     /// More than one call may carry.
     #[error("{field} exceeds its bound of {bound}")]
     TooLarge {
@@ -169,7 +199,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call can succeed later on this store.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full)
+        matches!(self, Self::Full | Self::Away { .. })
     }
 }
 
@@ -190,6 +220,18 @@ pub enum ReadError {
     Gone {
         /// Which block.
         digest: Digest,
+    },
+    /// The block was written again elsewhere meanwhile: look it up once more.
+    #[error("{digest} was moved while it was read")]
+    Moved {
+        /// Which block.
+        digest: Digest,
+    },
+    /// A disk of the node is not there, and the block may lie on it.
+    #[error("a disk is not there: {}", dir.display())]
+    Away {
+        /// Where it should be.
+        dir: PathBuf,
     },
     /// The disk could not read it.
     #[error("reading {digest} failed: {detail}")]
@@ -219,7 +261,7 @@ pub enum ReadError {
 impl ReadError {
     /// Whether the same read can succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Disk { .. } | Self::Index { .. })
+        matches!(self, Self::Disk { .. } | Self::Index { .. } | Self::Moved { .. } | Self::Away { .. })
     }
 }
 

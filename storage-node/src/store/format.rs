@@ -131,6 +131,16 @@ impl Standing {
         }
     }
 
+    /// The standing as people read it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Provisional => "provisional",
+            Self::Live => "live",
+            Self::Trash => "trash",
+            Self::Gone => "gone",
+        }
+    }
+
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Provisional => 1,

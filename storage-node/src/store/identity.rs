@@ -17,6 +17,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::config::Expect;
 use super::error::OpenError;
 use super::format::Secret;
 
@@ -43,7 +44,21 @@ pub(crate) struct Identity {
 }
 
 /// Locks `dir` and reads who it is, or makes it somebody.
-pub(crate) fn open(dir: &Path, now_ms: u64) -> Result<Identity, OpenError> {
+pub(crate) fn open(dir: &Path, expect: Expect, now_ms: u64) -> Result<Identity, OpenError> {
+    if let Expect::Store(expected) = expect {
+        // Looked at before anything is made: an empty mount point stays empty.
+        match look(dir)? {
+            Some(found) if found == expected => {}
+            Some(found) => {
+                return Err(OpenError::Swapped {
+                    dir: dir.to_owned(),
+                    expected: hex(&expected),
+                    found: hex(&found),
+                });
+            }
+            None => return Err(OpenError::Missing { dir: dir.to_owned(), expected: hex(&expected) }),
+        }
+    }
     make_dir(dir)?;
     let lock = lock(dir)?;
     let extents = dir.join("extents");
@@ -60,6 +75,21 @@ pub(crate) fn open(dir: &Path, now_ms: u64) -> Result<Identity, OpenError> {
     let id = parse(dir, &text)?;
     let secret = read_secret(dir)?;
     Ok(Identity { id, secret, extents, index: dir.join("index"), lock })
+}
+
+/// Whose directory `dir` is, if anybody's. Changes nothing and takes no lock.
+pub(crate) fn look(dir: &Path) -> Result<Option<[u8; 16]>, OpenError> {
+    let path = dir.join("identity.json");
+    match read_bounded(&path) {
+        Ok(text) => parse(dir, &text).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed(&path, "reading", source)),
+    }
+}
+
+/// An id as it is written.
+pub(crate) fn hex(id: &[u8; 16]) -> String {
+    hex::encode(id)
 }
 
 fn parse(dir: &Path, text: &[u8]) -> Result<[u8; 16], OpenError> {
@@ -107,7 +137,7 @@ fn create(dir: &Path, extents: &Path, path: &Path, now_ms: u64) -> Result<(), Op
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(dir, "syncing", source))
 }
 
-fn read_secret(dir: &Path) -> Result<Secret, OpenError> {
+pub(crate) fn read_secret(dir: &Path) -> Result<Secret, OpenError> {
     let path = dir.join("secret");
     let bytes = Zeroizing::new(read_bounded(&path).map_err(|source| failed(&path, "reading", source))?);
     let mut secret = Zeroizing::new([0u8; 32]);

@@ -1,25 +1,32 @@
 //! The index: RocksDB in front of the extents. It can always be rebuilt from them, so it has no write-ahead
 //! log; each batch carries the extents' synced offsets that it describes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use holdfast_protocol::digest::Digest;
 use holdfast_protocol::record::{AgreementId, Claim, ClaimRef};
+use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, ErrorKind, FlushOptions, IteratorMode, Options, PrefixRange, ReadOptions,
-    ReadTier, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, Direction, ErrorKind, FlushOptions, IteratorMode, Options, PrefixRange,
+    ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 
 use super::error::IndexError;
-use super::types::{AgreementUsage, CLAIMS_PER_BLOCK_MAX};
+use super::types::{AgreementUsage, CLAIMS_PER_BLOCK_MAX, Loss};
 
+mod changed;
+mod inventory;
 pub(crate) mod rows;
 mod txn;
+pub(crate) mod upgrade;
+
+pub(crate) use changed::bucket_of;
 
 pub(crate) use txn::Txn;
 
-use rows::{BlockRow, ClaimKey, ExtentRow};
+use changed::Changed;
+use rows::{BlockRow, ClaimKey, ExtentRow, LostRow};
 
 /// A key and its value.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
@@ -32,6 +39,8 @@ const OPEN_FILES_MAX: i32 = 256;
 /// The open index.
 pub(crate) struct Index {
     db: DB,
+    /// Buckets of the inventory that changed since their reader last looked.
+    changed: Mutex<Changed>,
 }
 
 impl Index {
@@ -50,10 +59,12 @@ impl Index {
         options.set_max_write_buffer_number(2);
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_max_background_jobs(2);
+        // Reading every table's statistics at open would make the start a walk.
+        options.set_skip_stats_update_on_db_open(true);
         // One log file is enough to look at after a failure, and they must not grow without bound.
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(4 << 20);
-        Ok(Self { db: DB::open(&options, dir)? })
+        Ok(Self { db: DB::open(&options, dir)?, changed: Mutex::new(Changed::default()) })
     }
 
     /// Applies `batch` at once, without a log of its own.
@@ -61,6 +72,18 @@ impl Index {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    /// Applies `batch` and notes that the inventory's `buckets` changed, so that a reader of the notes sees either
+    /// both or neither.
+    fn write_marking(&self, mut batch: WriteBatch, buckets: &BTreeSet<u16>) -> Result<(), IndexError> {
+        let mut changed = self.changed.lock();
+        for bucket in buckets {
+            if let Some(mark) = changed.mark(*bucket) {
+                batch.put(rows::bucket_key(*bucket), mark.to_le_bytes());
+            }
+        }
+        self.write(batch)
     }
 
     /// Makes everything applied so far durable; without `wait`, soon.
@@ -118,6 +141,33 @@ impl View<'_> {
         Ok(rows)
     }
 
+    /// Rows whose key starts with `prefix` and comes behind `after`, in order, at most `max`.
+    pub(crate) fn scan_after(
+        &self,
+        prefix: &[u8],
+        after: Option<Vec<u8>>,
+        max: usize,
+    ) -> Result<Vec<Row>, IndexError> {
+        let mut options = self.options();
+        options.set_iterate_range(PrefixRange(prefix));
+        let mode = match &after {
+            Some(key) => IteratorMode::From(key, Direction::Forward),
+            None => IteratorMode::Start,
+        };
+        let mut rows = Vec::new();
+        for row in self.db.iterator_opt(mode, options) {
+            let (key, value) = row?;
+            if after.as_deref() == Some(&key[..]) {
+                continue;
+            }
+            if rows.len() >= max {
+                break;
+            }
+            rows.push((key.into_vec(), value.into_vec()));
+        }
+        Ok(rows)
+    }
+
     /// A row read and decoded by `decode`.
     pub(crate) fn row<T>(
         &self,
@@ -155,6 +205,18 @@ impl View<'_> {
         Ok(self.get(&rows::lost_key(digest))?.is_some())
     }
 
+    /// Declared losses behind `after`, by digest.
+    pub(crate) fn losses(&self, after: Option<&Digest>, max: usize) -> Result<Vec<Loss>, IndexError> {
+        let mut losses = Vec::new();
+        for (key, value) in self.scan_after(b"n", after.map(rows::lost_key), max)? {
+            let digest = LostRow::digest(&key).ok_or_else(|| bad_row(&key))?;
+            let LostRow { declared_ms, len, .. } = LostRow::decode(&value).ok_or_else(|| bad_row(&key))?;
+            let len = u32::try_from(len).unwrap_or(0);
+            losses.push(Loss { digest, len, declared_ms });
+        }
+        Ok(losses)
+    }
+
     pub(crate) fn agreement_usage(&self, agreement: &AgreementId) -> Result<AgreementUsage, IndexError> {
         Ok(self.row(&rows::usage_key(agreement), rows::decode_usage)?.unwrap_or_default())
     }
@@ -179,6 +241,32 @@ impl View<'_> {
             due.push(claim);
         }
         Ok(due)
+    }
+
+    /// The first extent from `id` on.
+    pub(crate) fn extent_from(&self, id: u64) -> Result<Option<(u64, ExtentRow)>, IndexError> {
+        let mut options = self.options();
+        options.set_iterate_range(PrefixRange(&b"x"[..]));
+        let key = ExtentRow::key(id);
+        let mut found = self.db.iterator_opt(IteratorMode::From(&key, Direction::Forward), options);
+        let Some(row) = found.next() else { return Ok(None) };
+        let (key, value) = row?;
+        let id = ExtentRow::id(&key).ok_or_else(|| bad_row(&key))?;
+        Ok(Some((id, ExtentRow::decode(&value).ok_or_else(|| bad_row(&key))?)))
+    }
+
+    /// Held blocks behind `after`, by digest.
+    pub(crate) fn blocks_after(
+        &self,
+        after: Option<&Digest>,
+        max: usize,
+    ) -> Result<Vec<(Digest, BlockRow)>, IndexError> {
+        let rows = self.scan_after(b"b", after.map(BlockRow::key), max)?;
+        let decode = |(key, value): &Row| {
+            let digest = BlockRow::digest(key).ok_or_else(|| bad_row(key))?;
+            Ok((digest, BlockRow::decode(value).ok_or_else(|| bad_row(key))?))
+        };
+        rows.iter().map(decode).collect()
     }
 
     /// Every extent, by id. Their number is bounded by the disk: 10,240 for 10 TiB.

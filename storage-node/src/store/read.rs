@@ -47,7 +47,7 @@ impl Shared {
         let Some((row, claims)) = found else { return Ok(None) };
         let len = BlockLen::new(row.len).map_err(|_| ReadError::Damaged { digest })?;
         let Place { extent, offset } = row.place;
-        Ok(Some(Located { digest, len, claims, extent, offset, record: row.record, punched }))
+        Ok(Some(Located { digest, len, claims, extent, offset, record: row.record, punched, slot: 0 }))
     }
 
     pub(crate) async fn read(
@@ -122,6 +122,15 @@ impl Shared {
 
     /// `len` bytes from `place` on; both are whole pages.
     async fn read_pages(&self, place: Place, len: usize) -> io::Result<AlignedBuf> {
+        self.checks.reads.fetch_add(1, Ordering::Relaxed);
+        let read = self.read_from_disk(place, len).await;
+        if let Err(error) = &read {
+            self.note_read_error(place, error);
+        }
+        read
+    }
+
+    async fn read_from_disk(&self, place: Place, len: usize) -> io::Result<AlignedBuf> {
         let file = self.file(place.extent)?;
         let too_long = || io::Error::from(io::ErrorKind::InvalidInput);
         let buffer = self.read_pool.take(len).await.ok_or_else(too_long)?;
@@ -141,6 +150,19 @@ impl Shared {
         completion.buffer.ok_or_else(stopped)
     }
 
+    /// The same without a place among the readers and outside their memory: for whoever has time.
+    pub(crate) async fn read_quietly(&self, place: Place, len: usize) -> io::Result<AlignedBuf> {
+        let file = self.file(place.extent)?;
+        let too_long = || io::Error::from(io::ErrorKind::InvalidInput);
+        let buffer = self.read_pool.take_unbounded(len).ok_or_else(too_long)?;
+        let (done, completed) = oneshot::channel();
+        let (action, offset) = (Action::Read, place.offset);
+        self.disk.submit(Request { file, action, offset, len, buffer: Some(buffer), permit: None, done });
+        let completion = completed.await.map_err(|_| stopped())?;
+        completion.result?;
+        completion.buffer.ok_or_else(stopped)
+    }
+
     /// A block whose row is still the same was not punched before the read ended: rows go before bytes.
     async fn still_held(self: &Arc<Self>, located: &Located) -> Result<(), ReadError> {
         if self.punched.load(Ordering::Acquire) == located.punched {
@@ -148,7 +170,11 @@ impl Shared {
         }
         let (digest, record) = (located.digest, located.record);
         let row = self.lookup(move |view| view.block(&digest)).await?;
-        if row.is_some_and(|row| row.record == record) { Ok(()) } else { Err(ReadError::Gone { digest }) }
+        match row {
+            Some(row) if row.record == record => Ok(()),
+            Some(_) => Err(ReadError::Moved { digest }),
+            None => Err(ReadError::Gone { digest }),
+        }
     }
 }
 

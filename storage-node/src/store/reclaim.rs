@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::command::{Command, Reply};
 use super::engine::Shared;
 use super::error::{IndexError, StoreError};
-use super::format::{Cause, Entry, PAGE_BYTES, Place, RecordPage};
+use super::format::{Cause, Entry, PAGE_BYTES, Place, RecordPage, Standing};
 use super::index::rows::{self, ExtentRow};
 use super::types::ReclaimReport;
 use super::walk::Walk;
@@ -139,12 +139,18 @@ impl Pass {
             Entry::Claim(claim) => {
                 let key = rows::ClaimKey::of(claim).row();
                 let newest = view.row(&key, |value| rows::decode_claim(&key, value))?;
+                if claim.standing == Standing::Gone {
+                    // Without the word of its end, a rebuild would bring the claim back by an older one that lives
+                    // with the block: its header page, or a commit in an extent that stays.
+                    let block = view.block(&claim.digest)?;
+                    return Ok(newest.is_none() && block.is_some_and(|block| block.record == claim.target));
+                }
                 Ok(newest.is_some_and(|newest| newest.sequence == claim.sequence))
             }
             Entry::Tombstone(tombstone) => {
                 if tombstone.cause == Cause::Lost {
-                    let lost = view.row(&rows::lost_key(&tombstone.digest), rows::decode_lost)?;
-                    if lost == Some(tombstone.sequence) {
+                    let lost = view.row(&rows::lost_key(&tombstone.digest), rows::LostRow::decode)?;
+                    if lost.is_some_and(|lost| lost.sequence == tombstone.sequence) {
                         return Ok(true);
                     }
                 }

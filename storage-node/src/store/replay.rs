@@ -23,12 +23,15 @@ use super::format::{self, PAGE_BYTES, PageFault, RecordPage, Stamp};
 use super::identity::{self, FORMAT};
 use super::index::rows::{AccountsRow, ExtentRow, MetaRow};
 use super::index::{Index, Txn};
+use super::types::Replayed;
 use super::walk::Walk;
 use super::writer::{OpenExtent, Recovered};
 use crate::disk::DiskFile;
 
 /// Changed rows after which what was replayed is written to the index.
 const ROWS_PER_BATCH: usize = 20_000;
+/// Records between two reports of progress.
+const RECORDS_PER_REPORT: u64 = 1_000;
 
 /// Whether the index was made for another store.
 pub(crate) fn belongs_elsewhere(index: &Index, store: &[u8; 16]) -> Result<bool, OpenError> {
@@ -37,7 +40,10 @@ pub(crate) fn belongs_elsewhere(index: &Index, store: &[u8; 16]) -> Result<bool,
 }
 
 /// Brings the index up to date with the extents and finds where to go on.
-pub(crate) fn replay(shared: &Shared) -> Result<Recovered, OpenError> {
+pub(crate) fn replay(
+    shared: &Shared,
+    progress: Option<&(dyn Fn(Replayed) + Send + Sync)>,
+) -> Result<Recovered, OpenError> {
     let view = shared.index.view();
     let meta = view.row(MetaRow::KEY, MetaRow::decode).map_err(index_failed)?;
     let accounts = view.row(AccountsRow::KEY, AccountsRow::decode).map_err(index_failed)?;
@@ -53,11 +59,21 @@ pub(crate) fn replay(shared: &Shared) -> Result<Recovered, OpenError> {
             next_group: meta.map_or(1, |meta| meta.next_group),
             newest_extent: meta.map_or(0, |meta| meta.newest_extent).max(newest_file.unwrap_or(0)),
         },
-        records: 0,
+        done: Replayed::default(),
+        progress,
     };
+    replayer.done.extents = files.len() as u64;
+    for (id, path) in &files {
+        let row = rows.get(id);
+        if !row.is_some_and(|row| row.sealed) {
+            let len = std::fs::metadata(path).map_or(0, |found| found.len());
+            replayer.done.bytes += len.saturating_sub(row.map_or(0, |row| row.synced));
+        }
+    }
     let mut open = None;
     for (&id, path) in &files {
         let row = rows.get(&id);
+        replayer.done.extents_done += 1;
         if row.is_some_and(|row| row.sealed) {
             continue;
         }
@@ -68,7 +84,9 @@ pub(crate) fn replay(shared: &Shared) -> Result<Recovered, OpenError> {
         }
     }
     replayer.bury_missing(&rows, &files)?;
-    let Replayer { txn, meta, records, .. } = replayer;
+    replayer.tell();
+    let Replayer { txn, meta, done, .. } = replayer;
+    let records = done.records;
     let accounts = txn.commit(&meta).map_err(index_failed)?;
     *shared.accounts.lock() = accounts;
     if records > 0 {
@@ -83,7 +101,8 @@ struct Replayer<'a> {
     shared: &'a Shared,
     txn: Txn<'a>,
     meta: MetaRow,
-    records: u64,
+    done: Replayed,
+    progress: Option<&'a (dyn Fn(Replayed) + Send + Sync)>,
 }
 
 /// Records of one group, with the group's number.
@@ -236,13 +255,23 @@ impl Replayer<'_> {
             self.txn.change_extent(stamp.place.extent, |row| row.synced = end).map_err(index_failed)?;
             self.meta.next_record = self.meta.next_record.max(stamp.record + 1);
             self.meta.next_group = self.meta.next_group.max(stamp.group + 1);
-            self.records += 1;
+            self.done.records += 1;
+            self.done.bytes_done += record.record_bytes();
+            if self.done.records.is_multiple_of(RECORDS_PER_REPORT) {
+                self.tell();
+            }
         }
         if self.txn.len() >= ROWS_PER_BATCH {
             let txn = std::mem::replace(&mut self.txn, Txn::new(&self.shared.index, AccountsRow::default()));
             self.txn.accounts = txn.commit(&self.meta).map_err(index_failed)?;
         }
         Ok(())
+    }
+
+    fn tell(&self) {
+        if let Some(progress) = self.progress {
+            progress(self.done);
+        }
     }
 
     /// Extents that the index knows and the disk does not: dead ones whose end was interrupted, or losses.

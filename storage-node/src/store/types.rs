@@ -54,10 +54,12 @@ pub struct Located {
     pub(crate) record: u64,
     /// How often bytes had been punched when this was looked up.
     pub(crate) punched: u64,
+    /// Which of a node's disks holds it.
+    pub(crate) slot: usize,
 }
 
 /// Where every byte of the capacity is. `capacity = used + trash + garbage + free`, always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Accounts {
     /// Bytes offered; more than configured only while more than that is occupied.
     pub capacity_bytes: u64,
@@ -93,6 +95,63 @@ pub struct AgreementUsage {
     pub claims: u64,
     /// Block lengths summed over those claims; a block claimed twice counts twice.
     pub bytes: u64,
+    /// Whole pages with headers, summed alike: what the disk gives for them, and what an agreement is charged.
+    pub page_bytes: u64,
+}
+
+/// One line of the inventory: an agreement keeps a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InventoryEntry {
+    /// Which block.
+    pub digest: Digest,
+    /// Its length.
+    pub len: BlockLen,
+    /// Who keeps it; once per block, however many claims the agreement has on it.
+    pub agreement: AgreementId,
+    /// Whether one of those claims is live; else all of them are provisional.
+    pub live: bool,
+}
+
+/// What [`super::Store::changed_buckets`] saw; for [`super::Store::forget_changed`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangedBuckets(pub(crate) Vec<(u16, u64)>);
+
+impl ChangedBuckets {
+    /// The buckets, ascending.
+    pub fn buckets(&self) -> impl ExactSizeIterator<Item = u16> + '_ {
+        self.0.iter().map(|(bucket, _)| *bucket)
+    }
+
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A block that this node declared lost and was not given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Which block.
+    pub digest: Digest,
+    /// Its length; 0 when it was declared by a release that did not keep it.
+    pub len: u32,
+    /// When it was declared.
+    pub declared_ms: u64,
+}
+
+/// How far opening a store has come through what its index did not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Extents done.
+    pub extents_done: u64,
+    /// Extents to look at.
+    pub extents: u64,
+    /// Bytes of extents passed.
+    pub bytes_done: u64,
+    /// Bytes of extents to pass.
+    pub bytes: u64,
+    /// Records applied.
+    pub records: u64,
 }
 
 /// What a reclaiming pass did.

@@ -79,6 +79,8 @@ struct Group<'a> {
     tail: u64,
     bytes: u64,
     commands: usize,
+    /// Records from this one on are this group's.
+    first_record: u64,
     answers: Vec<Answer>,
     /// A sealed extent or another change that has no record of its own.
     index_only: bool,
@@ -154,6 +156,7 @@ impl Writer {
             tail: self.open.as_ref().map_or(0, |open| open.tail),
             bytes: 0,
             commands: 0,
+            first_record: self.next_record,
             answers: Vec::new(),
             index_only: false,
         }
@@ -166,11 +169,7 @@ impl Writer {
     /// Remembers the first failure: from here on nothing is written until the store is opened again, because
     /// after a failed write or sync nobody knows what the disk holds past the last good group.
     fn fail(&self, detail: String) -> StoreError {
-        let mut failure = self.shared.failure.lock();
-        if failure.is_none() {
-            tracing::error!(%detail, "the store takes no more writes until it is opened again");
-            *failure = Some(detail.clone());
-        }
+        self.shared.fail(detail.clone());
         StoreError::Failed { detail }
     }
 

@@ -7,9 +7,11 @@
 //! b digest                                          block: extent, offset, record (u64), len, provisional, live, trash (u32)
 //! c digest agreement tag                            claim: target, sequence, lease, retain, created, changed, order (u64),
 //!                                                   standing 1, has scope 1, scope 16
-//! g agreement                                       usage: claims, bytes (u64)
+//! d bucket                                          changed bucket of the inventory: mark (u64)
+//! g agreement                                       usage: claims, bytes, pages (u64); version 1 has no pages
+//! i                                                 index: version, generation (u64)
 //! l lease-until digest agreement tag                (provisional claims by lease)
-//! n digest                                          lost: sequence, declared ms (u64)
+//! n digest                                          lost: sequence, declared ms, len (u64); version 1 has no len
 //! o agreement record                                order: extent, offset, kept ms (u64), len (u32)
 //! p extent offset                                   hole to punch: bytes (u64)
 //! t trashed-at digest agreement tag                 (claims in trash by time)
@@ -150,6 +152,12 @@ impl BlockRow {
         [b"b", &digest.0[..]].concat()
     }
 
+    pub(crate) fn digest(key: &[u8]) -> Option<Digest> {
+        let mut at = Cursor(key.get(1..)?);
+        let digest = Digest(at.array()?);
+        at.end(digest)
+    }
+
     pub(crate) fn claims(&self) -> u32 {
         self.provisional + self.live + self.trash
     }
@@ -219,6 +227,12 @@ impl ClaimKey {
         bytes
     }
 
+    pub(crate) fn decode_row(key: &[u8]) -> Option<Self> {
+        let mut at = Cursor(key.get(1..)?);
+        let name = Self::read(&mut at)?;
+        at.end(name)
+    }
+
     fn read(at: &mut Cursor<'_>) -> Option<Self> {
         Some(Self {
             digest: Digest(at.array()?),
@@ -270,9 +284,7 @@ pub(crate) fn encode_claim(entry: &ClaimEntry) -> Vec<u8> {
 
 /// Reads a claim's row back.
 pub(crate) fn decode_claim(key: &[u8], value: &[u8]) -> Option<ClaimEntry> {
-    let mut key_at = Cursor(key.get(1..)?);
-    let name = ClaimKey::read(&mut key_at)?;
-    key_at.end(())?;
+    let name = ClaimKey::decode_row(key)?;
     let mut at = Cursor(value);
     let entry = ClaimEntry {
         digest: name.digest,
@@ -398,14 +410,15 @@ pub(crate) fn usage_key(agreement: &AgreementId) -> Vec<u8> {
 
 /// Writes an agreement's usage.
 pub(crate) fn encode_usage(usage: &AgreementUsage) -> Vec<u8> {
-    pack(&[usage.claims, usage.bytes])
+    pack(&[usage.claims, usage.bytes, usage.page_bytes])
 }
 
-/// Reads an agreement's usage.
+/// Reads an agreement's usage. A row of version 1 has no pages; [`super::upgrade`] counts them before anybody asks.
 pub(crate) fn decode_usage(value: &[u8]) -> Option<AgreementUsage> {
     let mut at = Cursor(value);
-    let usage = AgreementUsage { claims: at.u64()?, bytes: at.u64()? };
-    at.end(usage)
+    let (claims, bytes) = (at.u64()?, at.u64()?);
+    let page_bytes = if at.0.is_empty() { 0 } else { at.u64()? };
+    at.end(AgreementUsage { claims, bytes, page_bytes })
 }
 
 /// Key of a declared loss.
@@ -413,14 +426,64 @@ pub(crate) fn lost_key(digest: &Digest) -> Vec<u8> {
     [b"n", &digest.0[..]].concat()
 }
 
-/// Writes a declared loss.
-pub(crate) fn encode_lost(sequence: u64, declared_ms: u64) -> Vec<u8> {
-    pack(&[sequence, declared_ms])
+/// What is kept of a declared loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LostRow {
+    pub(crate) sequence: u64,
+    pub(crate) declared_ms: u64,
+    /// The block's length; 0 in rows of version 1, which did not keep it.
+    pub(crate) len: u64,
 }
 
-/// The sequence of a declared loss.
-pub(crate) fn decode_lost(value: &[u8]) -> Option<u64> {
-    let mut at = Cursor(value);
-    let (sequence, _declared_ms) = (at.u64()?, at.u64()?);
-    at.end(sequence)
+impl LostRow {
+    pub(crate) fn digest(key: &[u8]) -> Option<Digest> {
+        let mut at = Cursor(key.get(1..)?);
+        let digest = Digest(at.array()?);
+        at.end(digest)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        pack(&[self.sequence, self.declared_ms, self.len])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let mut at = Cursor(value);
+        let (sequence, declared_ms) = (at.u64()?, at.u64()?);
+        let len = if at.0.is_empty() { 0 } else { at.u64()? };
+        at.end(Self { sequence, declared_ms, len })
+    }
+}
+
+/// What the index says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IndexRow {
+    pub(crate) version: u64,
+    /// Drawn when the index was made: whoever derived something from another generation derives it anew.
+    pub(crate) generation: u64,
+}
+
+impl IndexRow {
+    pub(crate) const KEY: &'static [u8] = b"i";
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        pack(&[self.version, self.generation])
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let mut at = Cursor(value);
+        let row = Self { version: at.u64()?, generation: at.u64()? };
+        at.end(row)
+    }
+}
+
+/// Key of a changed bucket.
+pub(crate) fn bucket_key(bucket: u16) -> Vec<u8> {
+    [b"d", &bucket.to_be_bytes()[..]].concat()
+}
+
+/// Reads a changed bucket's key back.
+pub(crate) fn decode_bucket_key(key: &[u8]) -> Option<u16> {
+    let mut at = Cursor(key.get(1..)?);
+    let bucket = at.array().map(u16::from_be_bytes)?;
+    at.end(bucket)
 }

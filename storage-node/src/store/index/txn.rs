@@ -4,14 +4,14 @@
 //! Every change is the application of something that is on disk as a record: a put and its replay run the
 //! same lines. Applying is idempotent, by record ids and sequences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_protocol::digest::Digest;
 use holdfast_protocol::record::AgreementId;
 use rocksdb::WriteBatch;
 
-use super::rows::{self, AccountsRow, BlockRow, ClaimKey, ExtentRow, MetaRow, OrderRow};
-use super::{Index, Row, bad_row};
+use super::rows::{self, AccountsRow, BlockRow, ClaimKey, ExtentRow, LostRow, MetaRow, OrderRow};
+use super::{Index, Row, bad_row, bucket_of};
 use crate::store::error::IndexError;
 use crate::store::format::{
     BlockPage, Cause, ClaimEntry, Entry, OrderPage, PAGE_BYTES, Place, RecordPage, Stamp, Standing,
@@ -23,12 +23,14 @@ pub(crate) struct Txn<'a> {
     index: &'a Index,
     /// `None` deletes.
     changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Buckets of the inventory whose entries may have changed.
+    buckets: BTreeSet<u16>,
     pub(crate) accounts: AccountsRow,
 }
 
 impl<'a> Txn<'a> {
     pub(crate) fn new(index: &'a Index, accounts: AccountsRow) -> Self {
-        Self { index, changed: BTreeMap::new(), accounts }
+        Self { index, changed: BTreeMap::new(), buckets: BTreeSet::new(), accounts }
     }
 
     /// Rows changed so far.
@@ -47,7 +49,7 @@ impl<'a> Txn<'a> {
                 None => batch.delete(key),
             }
         }
-        self.index.write(batch)?;
+        self.index.write_marking(batch, &self.buckets)?;
         Ok(self.accounts)
     }
 
@@ -90,6 +92,12 @@ impl<'a> Txn<'a> {
         self.row(&row, |value| rows::decode_claim(&row, value))
     }
 
+    /// All claims on a block.
+    pub(crate) fn claims(&self, digest: &Digest) -> Result<Vec<ClaimEntry>, IndexError> {
+        let rows = self.scan(&ClaimKey::rows_of(digest), usize::MAX)?;
+        rows.iter().map(|(key, value)| rows::decode_claim(key, value).ok_or_else(|| bad_row(key))).collect()
+    }
+
     /// A claim of the same agreement that keeps the same block: provisional or live, not in trash.
     pub(crate) fn sibling(
         &self,
@@ -107,7 +115,16 @@ impl<'a> Txn<'a> {
 
     /// The sequence of a declared loss.
     pub(crate) fn lost(&self, digest: &Digest) -> Result<Option<u64>, IndexError> {
-        self.row(&rows::lost_key(digest), rows::decode_lost)
+        Ok(self.row(&rows::lost_key(digest), LostRow::decode)?.map(|lost| lost.sequence))
+    }
+
+    fn put_lost(&mut self, tombstone: &Tombstone) {
+        let row = LostRow {
+            sequence: tombstone.sequence,
+            declared_ms: tombstone.changed_ms,
+            len: u64::from(tombstone.len),
+        };
+        self.put(rows::lost_key(&tombstone.digest), row.encode());
     }
 
     pub(crate) fn extent(&self, extent: u64) -> Result<Option<ExtentRow>, IndexError> {
@@ -225,7 +242,7 @@ impl<'a> Txn<'a> {
             Standing::Live | Standing::Gone => {}
         }
         if matches!(entry.standing, Standing::Provisional | Standing::Live) {
-            self.change_usage(&entry.agreement, 1, u64::from(before.len))?;
+            self.change_usage(&entry.agreement, before.len)?;
         }
         match entry.standing {
             Standing::Gone => self.delete(key.row()),
@@ -241,7 +258,6 @@ impl<'a> Txn<'a> {
         old: &ClaimEntry,
         block: &mut BlockRow,
     ) -> Result<(), IndexError> {
-        let len = u64::from(block.len);
         if let Some(count) = block.count_mut(old.standing) {
             *count = count.saturating_sub(1);
         }
@@ -254,17 +270,20 @@ impl<'a> Txn<'a> {
             let usage_key = rows::usage_key(&old.agreement);
             let mut usage = self.row(&usage_key, rows::decode_usage)?.unwrap_or_default();
             usage.claims = usage.claims.saturating_sub(1);
-            usage.bytes = usage.bytes.saturating_sub(len);
+            usage.bytes = usage.bytes.saturating_sub(u64::from(block.len));
+            usage.page_bytes = usage.page_bytes.saturating_sub(record_bytes(block.len));
             self.put(usage_key, rows::encode_usage(&usage));
         }
         Ok(())
     }
 
-    fn change_usage(&mut self, agreement: &AgreementId, claims: u64, bytes: u64) -> Result<(), IndexError> {
+    /// One more claim of the agreement on a block of `len` bytes.
+    fn change_usage(&mut self, agreement: &AgreementId, len: u32) -> Result<(), IndexError> {
         let key = rows::usage_key(agreement);
         let mut usage = self.row(&key, rows::decode_usage)?.unwrap_or_default();
-        usage.claims += claims;
-        usage.bytes += bytes;
+        usage.claims += 1;
+        usage.bytes += u64::from(len);
+        usage.page_bytes += record_bytes(len);
         self.put(key, rows::encode_usage(&usage));
         Ok(())
     }
@@ -283,17 +302,13 @@ impl<'a> Txn<'a> {
         let Some(block) = held.filter(|block| block.record == tombstone.target) else {
             if tombstone.cause == Cause::Lost && held.is_none() {
                 // Told again, from an extent that lives on.
-                self.put(
-                    rows::lost_key(&tombstone.digest),
-                    rows::encode_lost(tombstone.sequence, tombstone.changed_ms),
-                );
+                self.put_lost(tombstone);
             }
             return Ok(());
         };
         self.end_block(&tombstone.digest, block)?;
         if tombstone.cause == Cause::Lost {
-            let value = rows::encode_lost(tombstone.sequence, tombstone.changed_ms);
-            self.put(rows::lost_key(&tombstone.digest), value);
+            self.put_lost(tombstone);
         }
         Ok(())
     }
@@ -343,6 +358,7 @@ impl<'a> Txn<'a> {
 
     /// Replaces a block's row and moves its pages between the accounts.
     fn set_block(&mut self, digest: &Digest, before: Option<BlockRow>, after: Option<BlockRow>) {
+        self.buckets.insert(bucket_of(digest));
         let accounts = &mut self.accounts;
         if let Some(row) = before {
             let share = Share::of(&row);

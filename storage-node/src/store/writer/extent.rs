@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Group, OpenExtent, Writer};
 use crate::disk::{Action, PAGE, run_blocking};
@@ -39,6 +40,10 @@ impl Writer {
             if !group.is_empty() {
                 return Ok(Room::NextGroup);
             }
+            if spare > 0 && !self.shared.has_room_for(self.shared.preallocate_bytes.min(limit)) {
+                self.shared.checks.full.store(true, Ordering::Relaxed);
+                return Ok(Room::Full);
+            }
             match self.begin_extent() {
                 Ok(extent) => self.replace_extent(group, extent)?,
                 Err(error) if is_full(&error) => return Ok(Room::Full),
@@ -52,14 +57,22 @@ impl Writer {
         }
         let step = wanted.next_multiple_of(self.shared.preallocate_bytes).min(limit);
         for target in [step, wanted] {
+            // Blocks stop before the disk is full: what is left is for small records, the index, and others.
+            if spare > 0 && !self.shared.has_room_for(target - open.allocated) {
+                continue;
+            }
             match self.shared.disk.allocate(&open.file, open.allocated, target - open.allocated) {
                 Ok(()) => {
                     open.allocated = target;
+                    self.shared.checks.full.store(false, Ordering::Relaxed);
                     return Ok(Room::Ready);
                 }
                 Err(error) if is_full(&error) => {}
                 Err(error) => return Err(self.fail(format!("reserving room: {error}"))),
             }
+        }
+        if spare > 0 {
+            self.shared.checks.full.store(true, Ordering::Relaxed);
         }
         // The spare room is there for whoever asks for no more of it.
         Ok(if spare == 0 && group.tail + needed <= open.allocated { Room::Ready } else { Room::Full })
@@ -68,6 +81,8 @@ impl Writer {
     /// Makes the next extent's file, with its head and its name durable.
     fn begin_extent(&mut self) -> io::Result<OpenExtent> {
         let shared = &self.shared;
+        // A new name must not land beneath an empty mount point, or on somebody else's disk.
+        shared.presence.check().map_err(|gone| io::Error::other(gone.to_string()))?;
         let id = self.newest_extent + 1;
         let path = shared.path(id);
         let file = shared.disk.open(&path, true)?;

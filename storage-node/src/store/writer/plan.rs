@@ -7,14 +7,14 @@ use holdfast_protocol::record::{AgreementId, ClaimRef};
 use super::extent::{Room, SPARE_BYTES};
 use super::{Group, Planned, Writer};
 use crate::disk::PAGE;
-use crate::store::command::{ClaimChange, Command, Expired, Reply};
+use crate::store::command::{ClaimChange, Command, Expired, PutAnswer, Reply, Rewritten};
 use crate::store::error::{IndexError, PutError, StoreError};
 use crate::store::format::{
     self, BlockPage, Cause, ClaimEntry, Entry, OrderPage, Place, RecordPage, Standing, Tombstone,
     record_bytes,
 };
 use crate::store::index::bad_row;
-use crate::store::index::rows::{ClaimKey, OrderRow};
+use crate::store::index::rows::{BlockRow, ClaimKey, OrderRow};
 use crate::store::types::{BlockBuffer, CLAIMS_PER_BLOCK_MAX, NewBlock, PutOutcome};
 
 /// Orders that one command forgets.
@@ -23,7 +23,7 @@ const ORDERS_PER_GROUP: usize = 512;
 const CAPACITY_SPARE_MAX: u64 = 1 << 20;
 
 /// A reply's sender and what went wrong or right before the sync.
-type PutReply = Reply<Result<PutOutcome, PutError>>;
+type PutReply = Reply<Result<PutAnswer, PutError>>;
 
 /// Answers a command that nothing can be done about.
 pub(super) fn refuse(command: Command, error: &StoreError) {
@@ -31,6 +31,7 @@ pub(super) fn refuse(command: Command, error: &StoreError) {
     // A caller that has gone away needs no answer.
     match command {
         Command::Put { reply, .. } => drop(reply.send(Err(PutError::Store(error)))),
+        Command::Rewrite { reply, .. } => drop(reply.send(Err(PutError::Store(error)))),
         Command::Claims { reply, .. } => drop(reply.send(Err(error))),
         Command::DeclareLost { reply, .. } => drop(reply.send(Err(error))),
         Command::Expire { reply, .. } => drop(reply.send(Err(error))),
@@ -52,6 +53,8 @@ enum Stop {
     Store(StoreError),
     /// The block has too many claims.
     TooManyClaims,
+    /// The bytes are held, and somebody must look at them first.
+    Unverified(BlockRow),
 }
 
 impl From<StoreError> for Stop {
@@ -64,7 +67,7 @@ impl Writer {
     /// Adds `command` to the group, answers it, or leaves it for the next group.
     pub(super) fn plan(&mut self, group: &mut Group<'_>, command: Command) -> Planned {
         match command {
-            Command::Put { put, reply } => self.plan_put(group, put, reply),
+            Command::Put { put, verified, reply } => self.plan_put(group, put, verified, reply),
             Command::Claims { agreement, claims, change, reply } => {
                 let planned = self.change_claims(group, agreement, &claims, &change);
                 match planned {
@@ -82,8 +85,9 @@ impl Writer {
                 let planned = self.expire(group, now_ms, max);
                 self.answer_alone(group, reply, planned)
             }
-            Command::DeclareLost { digest, reply } => {
-                let planned = self.declare_lost(group, digest);
+            Command::Rewrite { block, record, reply } => self.plan_rewrite(group, *block, record, reply),
+            Command::DeclareLost { digest, record, reply } => {
+                let planned = self.declare_lost(group, digest, record);
                 self.answer_alone(group, reply, planned)
             }
             Command::DropOrders { agreement, reply } => {
@@ -157,12 +161,17 @@ impl Writer {
         &mut self,
         group: &mut Group<'_>,
         put: Box<(BlockBuffer, NewBlock)>,
+        verified: Option<u64>,
         reply: PutReply,
     ) -> Planned {
-        let planned = self.prepare_put(group, &put);
+        let planned = self.prepare_put(group, &put, verified);
         let existed = match planned {
             Ok(existed) => existed,
-            Err(Stop::Later) => return Planned::Later(Command::Put { put, reply }),
+            Err(Stop::Unverified(held)) => {
+                let _gone = reply.send(Ok(PutAnswer::Unverified { put, held }));
+                return Planned::Done;
+            }
+            Err(Stop::Later) => return Planned::Later(Command::Put { put, verified, reply }),
             Err(Stop::Full { needed }) => {
                 let free = group.txn.accounts.accounts(self.shared.capacity).free_bytes;
                 let _gone = reply.send(Err(PutError::DiskFull { needed, free }));
@@ -177,20 +186,30 @@ impl Writer {
                 return Planned::Done;
             }
         };
+        let (digest, record) = (put.1.digest, self.next_record);
         if !existed && let Err(error) = self.add_block(group, *put) {
             let _gone = reply.send(Err(PutError::Store(error)));
             return Planned::Done;
         }
         group.commands += 1;
+        let shared = std::sync::Arc::clone(&self.shared);
         group.answers.push(Box::new(move |durable| {
-            let outcome = durable.map(|group| PutOutcome { existed, group });
+            if !existed && durable.is_ok() {
+                shared.verified.note(&digest, record);
+            }
+            let outcome = durable.map(|group| PutAnswer::Done(PutOutcome { existed, group }));
             let _gone = reply.send(outcome.map_err(PutError::Store));
         }));
         Planned::Done
     }
 
     /// Makes room for a block, or adds only its claim when it is held: `true` then.
-    fn prepare_put(&mut self, group: &mut Group<'_>, put: &(BlockBuffer, NewBlock)) -> Result<bool, Stop> {
+    fn prepare_put(
+        &mut self,
+        group: &mut Group<'_>,
+        put: &(BlockBuffer, NewBlock),
+        verified: Option<u64>,
+    ) -> Result<bool, Stop> {
         let (buffer, new) = put;
         let held = group.txn.block(&new.digest).map_err(|error| self.index_failed(error))?;
         let Some(held) = held else {
@@ -203,6 +222,15 @@ impl Writer {
             self.room(group, needed, 0, SPARE_BYTES)?;
             return Ok(false);
         };
+        // A receipt says "I hold these bytes": somebody has looked at them, now or not long ago. A record of this
+        // very group was hashed when it came.
+        let in_this_group = held.record >= group.first_record;
+        if !in_this_group
+            && verified != Some(held.record)
+            && !self.shared.verified.is_fresh(&new.digest, held.record)
+        {
+            return Err(Stop::Unverified(held));
+        }
         self.room(group, 0, 1, 0)?;
         let key = ClaimKey { digest: new.digest, agreement: new.claim.agreement, tag: new.claim.tag };
         let old = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
@@ -249,22 +277,72 @@ impl Writer {
 
     fn add_block(&mut self, group: &mut Group<'_>, put: (BlockBuffer, NewBlock)) -> Result<(), StoreError> {
         let (buffer, new) = put;
+        let first = self.first_entry(&new, 0);
+        self.add_record(group, Rewritten { digest: new.digest, tree: new.tree, buffer }, first).map(|_| ())
+    }
+
+    /// Writes a block's record with its first claim; returns the record's id.
+    fn add_record(
+        &mut self,
+        group: &mut Group<'_>,
+        block: Rewritten,
+        first: ClaimEntry,
+    ) -> Result<u64, StoreError> {
+        let Rewritten { digest, tree, buffer } = block;
         let Some(open) = &self.open else { return Err(StoreError::Full) };
         let place = Place { extent: open.id, offset: group.tail };
         let stamp = self.stamp(place);
-        let mut claim = self.first_entry(&new, stamp.record);
-        claim.sequence = stamp.record;
-        let page = BlockPage {
-            digest: new.digest,
-            len: buffer.len(),
-            chain: new.tree.chaining_values().to_vec(),
-            claim,
-        };
+        let claim = ClaimEntry { target: stamp.record, sequence: stamp.record, ..first };
+        let page = BlockPage { digest, len: buffer.len(), chain: tree.chaining_values().to_vec(), claim };
         group.txn.apply_block(&stamp, &page).map_err(|error| self.fail(error.to_string()))?;
         let (mut pages, len) = buffer.into_pages();
         format::write_record(&mut pages, &stamp, &RecordPage::Block(page), &self.shared.secret);
         self.push_write(group, pages, len);
-        Ok(())
+        Ok(stamp.record)
+    }
+
+    fn plan_rewrite(
+        &mut self,
+        group: &mut Group<'_>,
+        block: Rewritten,
+        record: u64,
+        reply: Reply<Result<Option<u64>, PutError>>,
+    ) -> Planned {
+        match self.rewrite(group, block, record) {
+            Ok(rewritten) => {
+                group.commands = super::GROUP_COMMANDS_MAX;
+                group.answers.push(Box::new(move |durable| {
+                    let _gone = reply.send(durable.map(|_| rewritten).map_err(PutError::Store));
+                }));
+            }
+            Err(stop) => {
+                let free = group.txn.accounts.accounts(self.shared.capacity).free_bytes;
+                let error = match stop {
+                    Stop::Full { needed } => PutError::DiskFull { needed, free },
+                    other => PutError::Store(other.into_store()),
+                };
+                let _gone = reply.send(Err(error));
+            }
+        }
+        Planned::Done
+    }
+
+    /// Writes the block again with every claim it has. The new record ends the old one, whose claims are told
+    /// again behind it, in the same group.
+    fn rewrite(&mut self, group: &mut Group<'_>, block: Rewritten, record: u64) -> Result<Option<u64>, Stop> {
+        let digest = block.digest;
+        let held = group.txn.block(&digest).map_err(|error| self.index_failed(error))?;
+        let claims = group.txn.claims(&digest).map_err(|error| self.index_failed(error))?;
+        let (Some(held), Some((first, others))) = (held, claims.split_first()) else { return Ok(None) };
+        if held.record != record {
+            return Ok(None);
+        }
+        self.room(group, record_bytes(block.buffer.len().bytes()), others.len(), SPARE_BYTES)?;
+        let target = self.add_record(group, block, *first)?;
+        for claim in others {
+            self.push_claim(group, ClaimEntry { target, ..*claim })?;
+        }
+        Ok(Some(target))
     }
 
     fn push_write(&self, group: &mut Group<'_>, pages: crate::disk::AlignedBuf, len: usize) {
@@ -412,9 +490,16 @@ impl Writer {
         Ok(expired)
     }
 
-    fn declare_lost(&mut self, group: &mut Group<'_>, digest: Digest) -> Result<bool, Stop> {
+    fn declare_lost(
+        &mut self,
+        group: &mut Group<'_>,
+        digest: Digest,
+        record: Option<u64>,
+    ) -> Result<bool, Stop> {
         let block = group.txn.block(&digest).map_err(|error| self.index_failed(error))?;
-        let Some(block) = block else { return Ok(false) };
+        let Some(block) = block.filter(|block| record.is_none_or(|record| record == block.record)) else {
+            return Ok(false);
+        };
         self.room(group, 0, 1, 0)?;
         let tombstone = Tombstone {
             sequence: 0,
@@ -474,7 +559,14 @@ impl Writer {
                 Entry::Claim(claim) => {
                     let key = ClaimKey::of(&claim);
                     let newest = group.txn.claim(&key).map_err(|error| self.index_failed(error))?;
-                    if newest.is_some_and(|newest| newest.sequence == claim.sequence) {
+                    let counts = if claim.standing == Standing::Gone {
+                        let block =
+                            group.txn.block(&claim.digest).map_err(|error| self.index_failed(error))?;
+                        newest.is_none() && block.is_some_and(|block| block.record == claim.target)
+                    } else {
+                        newest.is_some_and(|newest| newest.sequence == claim.sequence)
+                    };
+                    if counts {
                         self.push_claim(group, claim)?;
                         carried += 1;
                     }
@@ -547,7 +639,7 @@ impl Stop {
     fn into_store(self) -> StoreError {
         match self {
             Self::Store(error) => error,
-            Self::Full { .. } | Self::Later | Self::TooManyClaims => StoreError::Full,
+            Self::Full { .. } | Self::Later | Self::TooManyClaims | Self::Unverified(_) => StoreError::Full,
         }
     }
 }
