@@ -26,7 +26,7 @@ pub struct FaultPlan {
     pub fail_reads: bool,
     /// Allocation fails with ENOSPC.
     pub full: bool,
-    /// Every read comes back with a wrong bit.
+    /// Every page that is read comes back with a wrong bit.
     pub spoil_reads: bool,
     /// What the file system says it has free; `None` tells the truth.
     pub free_bytes: Option<u64>,
@@ -237,12 +237,8 @@ impl State {
                         }
                     }
                 }
-                if self.plan.spoil_reads
-                    && let Some(byte) = bytes.last_mut()
-                {
-                    // The last one: it is data in a block's record, and the chaining values in a page alone.
-                    *byte ^= 1;
-                    bytes[0] ^= 1;
+                if self.plan.spoil_reads {
+                    bytes.chunks_mut(PAGE).filter_map(<[u8]>::first_mut).for_each(|byte| *byte ^= 1);
                 }
                 Ok(())
             }

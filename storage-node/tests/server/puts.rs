@@ -79,13 +79,14 @@ async fn wrong_short_and_long_bodies_are_refused_and_leave_nothing() {
 async fn an_agreements_capacity_holds_for_puts_side_by_side() {
     let world = World::new().await;
     let peer = world.delegate(&world.gateway, holdfast_protocol::record::Rights::GATEWAY).await;
-    let agreement = world.agree(&peer, 10 * 100_000 + 99_999).await.unwrap();
+    let agreement = world.agree(&peer, 10 * (4096 + 102_400) + 8192).await.unwrap();
     let blocks: Vec<Bytes> = (0..20).map(|seed| bytes(100_000, seed)).collect();
     let results = join_all(blocks.iter().map(|block| world.put(&peer, agreement, block, tag(1)))).await;
     let (kept, full): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert_eq!(kept.len(), 10);
     assert!(full.into_iter().all(|result| refused(result) == RefusalReason::AgreementFull));
-    let small = bytes(99_999, 99);
+    // Charged are whole pages, with the header's.
+    let small = bytes(4096, 99);
     assert!(world.put(&peer, agreement, &small, tag(1)).await.is_ok());
 }
 
