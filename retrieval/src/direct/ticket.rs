@@ -144,7 +144,8 @@ impl ReadTicket {
 
     /// Where the page ends in the object.
     pub fn end(&self) -> u64 {
-        self.offset + self.blocks.iter().map(|(_, len)| u64::from(len.bytes())).sum::<u64>()
+        let bytes: u64 = self.blocks.iter().map(|(_, len)| u64::from(len.bytes())).sum();
+        self.offset.saturating_add(bytes)
     }
 
     fn check(&self) -> Result<(), TicketError> {
