@@ -11,7 +11,8 @@
 //! for 4+2) instead of k ranges; a small cache of rebuilt blocks makes that once per block for neighbours.
 //!
 //! Choices are made in [`plan`] and [`budget`], which do no I/O; [`run`] carries them out, and [`read`] is the
-//! only place that talks to a node. Who repairs learns from [`HealReports`] which shards were of no use.
+//! only place that talks to a node. Shards that are wrong or gone are told to
+//! the pool, whose owner repairs them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,6 @@ mod counters;
 mod error;
 mod flights;
 pub(crate) mod gather;
-mod healed;
 mod observe;
 pub(crate) mod plan;
 pub mod read;
@@ -43,7 +43,6 @@ pub use budget::HedgeLimits;
 pub(crate) use counters::Counter;
 pub use counters::FetchCounts;
 pub use error::{FetchError, PlacementError, ReadFault, ShardReason, ShardReasons};
-pub use healed::{HEAL_REPORTS_MAX, HealCause, HealReport, HealReports};
 pub use observe::{ReadObserver, ServedBy};
 pub use read::{GrantHolder, VerifiedBytes, VerifiedReader, reads_whole};
 pub(crate) use rebuild::quickest_first;
@@ -75,7 +74,7 @@ pub struct Slot {
 }
 
 /// Times and bounds of a [`Fetcher`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct FetchConfig {
     /// One request to one node ends after this time, whatever it has sent.
     pub read_timeout: Duration,
@@ -95,8 +94,6 @@ pub struct FetchConfig {
     pub rebuilt_bytes: usize,
     /// What hedges may cost.
     pub hedges: HedgeLimits,
-    /// Who learns which shards were of no use.
-    pub reports: Option<HealReports>,
 }
 
 impl Default for FetchConfig {
@@ -113,7 +110,6 @@ impl Default for FetchConfig {
             rebuild_bytes: 64 * MIB,
             rebuilt_bytes: 32 * MIB,
             hedges: HedgeLimits::default(),
-            reports: None,
         }
     }
 }

@@ -48,7 +48,6 @@ const CACHE_BYTES: &str = "holdfast_block_cache_bytes";
 /// Blocks that the cache's disk has damaged.
 const CACHE_DAMAGED: &str = "holdfast_block_cache_damaged_total";
 
-
 const SECONDS_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// The recorder of this process; the first caller installs it.

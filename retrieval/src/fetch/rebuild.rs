@@ -12,7 +12,6 @@ use holdfast_protocol::record::Stripe;
 use super::gather::{Gatherer, ShardSource};
 use super::read::VerifiedBytes;
 use super::rebuilt::RebuildResult;
-use super::run::node_at;
 use super::{FetchError, Inner, ReadFault, Slot};
 use crate::block::BlockRef;
 use crate::code::{Code, CodeError, WantedShard};
@@ -65,10 +64,6 @@ impl Inner {
         let bytes = VerifiedBytes::whole(block, bytes).map_err(inconsistent)?;
         self.counters.rebuilt.add();
         self.keep(block, &bytes);
-        self.report_damage(at, &gathered.faults);
-        if let Some(node) = node_at(stripe, at.slot).filter(|node| self.reader.pool().is_down(*node)) {
-            self.report_unreachable(at, node);
-        }
         Ok(bytes)
     }
 }

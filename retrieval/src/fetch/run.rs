@@ -11,7 +11,6 @@ use holdfast_protocol::record::Stripe;
 use holdfast_protocol::{Digest, NodeId};
 use tokio::time::Instant;
 
-use super::healed::{HealCause, HealReport};
 use super::plan::{Route, RouteStep};
 use super::read::{VerifiedBytes, reads_whole};
 use super::{
@@ -76,7 +75,6 @@ impl Inner {
                 RouteStep::Rebuild => rebuild = self.join_rebuild(block, at).fuse(),
                 RouteStep::Wait => {}
                 RouteStep::GiveUp => {
-                    self.report_damage(at, &faults);
                     return Err(failed(block, at, failure, faults));
                 }
             }
@@ -88,7 +86,6 @@ impl Inner {
                         self.hedges.lock().earn(bytes.len() as u64);
                         slow.answered(node);
                         slow.lost(self.reader.pool(), block.digest);
-                        self.report_damage(at, &faults);
                         return Ok((bytes, ServedBy::Node(node)));
                     }
                     Err(fault) => {
@@ -100,7 +97,6 @@ impl Inner {
                 result = &mut rebuild => match result {
                     Ok(bytes) => {
                         slow.lost(self.reader.pool(), block.digest);
-                        self.report_damage(at, &faults);
                         return Ok((bytes.slice(range), ServedBy::Rebuilt));
                     }
                     Err(error) => {
@@ -118,7 +114,7 @@ impl Inner {
         let cost = u64::from(at.stripe.k) * u64::from(at.stripe.block_len.bytes());
         if late.is_down || late.is_last || self.hedges.lock().spend(cost) {
             let step = route.overdue();
-            if step != RouteStep::Wait {
+            if step != RouteStep::Wait && !late.is_down {
                 self.counters.hedged.add();
             }
             return step;
@@ -215,27 +211,6 @@ impl Inner {
         let quicker =
             others.get(k - 1).is_some_and(|slowest| own.average > slowest.saturating_mul(SLOWER_BY));
         quicker && self.hedges.lock().spend((k as u64 - 1) * u64::from(len))
-    }
-
-    /// Tells the repairer which shards were of no use.
-    pub(super) fn report_damage(&self, at: &Slot, faults: &[ShardReason]) {
-        let Some(reports) = &self.config.reports else { return };
-        for reason in faults {
-            let (Some(node), Some(fault)) = (reason.node, &reason.fault) else { continue };
-            let Some(Some(shard)) = at.stripe.shards.get(reason.slot) else { continue };
-            let cause = HealCause::of(fault);
-            let report =
-                HealReport { stripe: at.stripe.id, slot: reason.slot, digest: shard.digest, node, cause };
-            reports.report(report);
-        }
-    }
-
-    /// Tells the repairer that a shard was done without because its node is down.
-    pub(super) fn report_unreachable(&self, at: &Slot, node: NodeId) {
-        let Some(reports) = &self.config.reports else { return };
-        let Some(Some(shard)) = at.stripe.shards.get(at.slot) else { return };
-        let cause = HealCause::Unreachable;
-        reports.report(HealReport { stripe: at.stripe.id, slot: at.slot, digest: shard.digest, node, cause });
     }
 }
 
