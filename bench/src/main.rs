@@ -5,6 +5,7 @@
 
 mod chunked;
 mod client;
+mod fetch;
 mod load;
 mod measure;
 mod network;
@@ -56,6 +57,8 @@ enum Command {
     Run(RunArgs),
     /// Measure an S3 server that is already running
     Against(AgainstArgs),
+    /// Measure reading while nodes stall and die, and straight from the nodes
+    Fetch(fetch::FetchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +124,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(args).await,
         Command::Against(args) => against(args).await,
+        Command::Fetch(args) => fetch::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -206,6 +206,19 @@ impl Session {
         Ok(check.checked())
     }
 
+    /// A GET with a query; the answer's bytes.
+    pub(crate) async fn get_bytes(&mut self, key: &str, query: &[(&str, &str)]) -> Result<Bytes> {
+        let server = Arc::clone(&self.server);
+        let call = Call { query, ..Call::new(Method::GET, Some(key)) };
+        let answer = self.call_until_served(&server, &call).await?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        if !status.is_success() {
+            bail!("GET {key}: {status}: {}", String::from_utf8_lossy(&bytes));
+        }
+        Ok(bytes)
+    }
+
     /// Lists up to 1,000 keys under `prefix`; returns how many came.
     pub(crate) async fn list(&mut self, prefix: &str) -> Result<usize> {
         let query = [("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix)];

@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// Check that nodes hold what they say
     #[command(subcommand)]
     Auditor(AuditorCommand),
+    /// Check what a training run was served
+    #[command(subcommand)]
+    Transcript(TranscriptCommand),
     /// Rebuild shards whose nodes are gone
     #[command(subcommand)]
     Repair(RepairCommand),
@@ -274,6 +277,9 @@ pub(crate) struct GatewayRunArgs {
     /// Repair
     #[command(flatten)]
     pub(crate) repair: RepairRules,
+    /// Keep verified blocks on the local disk, up to this size, in DIR/cache [default: in memory only]
+    #[arg(long, env = "HOLDFAST_GATEWAY_CACHE", value_name = "SIZE")]
+    pub(crate) cache_size: Option<ByteSize>,
     /// Where nodes may dial us by QUIC
     #[arg(long, env = "HOLDFAST_QUIC_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) quic_listen: SocketAddr,
@@ -406,10 +412,57 @@ pub(crate) struct PutArgs {
     pub(crate) network: NetworkArgs,
 }
 
+/// Reading straight from the nodes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DirectArgs {
+    /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
+    #[arg(long, env = "HOLDFAST_DIRECT")]
+    pub(crate) direct: bool,
+    /// Keep verified blocks in this directory; one process at a time uses it
+    #[arg(long, env = "HOLDFAST_CACHE_DIR", value_name = "DIR", requires = "direct")]
+    pub(crate) cache: Option<PathBuf>,
+    /// How large the cache may become
+    #[arg(long, env = "HOLDFAST_CACHE_SIZE", default_value = "10GB", value_name = "SIZE")]
+    pub(crate) cache_size: ByteSize,
+    /// Write a signed transcript of what was served to this new file
+    #[arg(long, env = "HOLDFAST_TRANSCRIPT", value_name = "FILE", requires = "direct")]
+    pub(crate) transcript: Option<PathBuf>,
+    /// What the transcript calls the run
+    #[arg(long, default_value = "", value_name = "TEXT", requires = "transcript")]
+    pub(crate) label: String,
+    /// The root CID that the object must have
+    #[arg(long, value_name = "CID", requires = "direct")]
+    pub(crate) cid: Option<String>,
+}
+
+/// What `transcript` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TranscriptCommand {
+    /// Check the signatures and the chain of a transcript
+    Verify(TranscriptVerifyArgs),
+}
+
+/// Options of `transcript verify`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:
+  holdfast cat train-data/v1/shard-0.tar --direct --transcript run.transcript > /dev/null
+  holdfast transcript verify run.transcript --against train-data/v1/")]
+pub(crate) struct TranscriptVerifyArgs {
+    /// The transcript
+    pub(crate) file: PathBuf,
+    /// Also check that every block served belongs to BUCKET/KEY, or to an object under BUCKET/PREFIX/
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) against: Option<String>,
+    /// The network, for --against
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
 /// Options of `get`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   holdfast get train-data/v1/ ./copy
+  holdfast get train-data/v1/ ./copy --direct --cache /var/tmp/holdfast-cache
   holdfast get checkpoints/step-1000.safetensors model.safetensors")]
 pub(crate) struct GetArgs {
     /// BUCKET/KEY, or BUCKET/PREFIX/ for all below
@@ -419,6 +472,9 @@ pub(crate) struct GetArgs {
     /// Files in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
+    /// Straight from the nodes
+    #[command(flatten)]
+    pub(crate) direct: DirectArgs,
     /// The network
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
@@ -429,6 +485,9 @@ pub(crate) struct GetArgs {
 pub(crate) struct CatArgs {
     /// BUCKET/KEY
     pub(crate) source: String,
+    /// Straight from the nodes
+    #[command(flatten)]
+    pub(crate) direct: DirectArgs,
     /// The network
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

@@ -1,9 +1,11 @@
 //! HTTP to a gateway: presigned S3 requests and the admin API. Bodies stream; nothing is read without a bound.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use holdfast_protocol::NodeId;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -287,6 +289,40 @@ impl S3 {
             headers.insert(http::header::RANGE, format!("bytes={start}-").parse()?);
         }
         self.send(Method::GET, &url, &headers, Bytes::new()).await
+    }
+
+    /// A page of the ticket for reading an object straight from the nodes, for `holder`.
+    pub(crate) async fn ticket(
+        &self,
+        at: (&str, &str),
+        holder: NodeId,
+        offset: u64,
+        version: Option<&str>,
+    ) -> Result<Bytes> {
+        let bucket = self.bucket(at.0)?;
+        let mut action = bucket.get_object(Some(&self.access.credentials), at.1);
+        let query = action.query_mut();
+        query.insert("holdfast-ticket", "1");
+        query.insert("holder", holder.to_string());
+        query.insert("offset", offset.to_string());
+        if let Some(version) = version {
+            query.insert("version", version.to_owned());
+        }
+        let url = action.sign(PRESIGNED_FOR);
+        let (_, _, body) =
+            read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        Ok(body)
+    }
+
+    /// Bytes `range` of an object.
+    pub(crate) async fn range(&self, at: (&str, &str), range: Range<u64>) -> Result<Bytes> {
+        let bucket = self.bucket(at.0)?;
+        let url = bucket.get_object(Some(&self.access.credentials), at.1).sign(PRESIGNED_FOR);
+        let mut headers = HeaderMap::new();
+        let last = range.end.saturating_sub(1);
+        headers.insert(http::header::RANGE, format!("bytes={}-{last}", range.start).parse()?);
+        let (_, _, body) = read_all(self.send(Method::GET, &url, &headers, Bytes::new()).await?).await?;
+        Ok(body)
     }
 
     /// Deletes an object.

@@ -135,6 +135,7 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     config.s3_listen = args.s3_listen;
     config.s3_tls = tls(&args.tls);
     config.web_listen = args.web_listen;
+    config.cache_disk_bytes = args.cache_size.map_or(0, |size| size.0);
     let opened = open(config, Vec::new()).await?;
     output.value(&serde_json::json!({ "event": "open", "network": opened.network }));
     output.say(format!(

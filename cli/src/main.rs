@@ -7,6 +7,7 @@ mod auditor;
 mod client;
 mod dataset;
 mod demo;
+mod direct;
 mod gateway;
 mod inspect;
 mod network;
@@ -31,7 +32,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::args::{AuditorCommand, Cli, Command, ConfigCommand, GatewayCommand, NodeCommand, RepairCommand};
+use crate::args::{
+    AuditorCommand, Cli, Command, ConfigCommand, GatewayCommand, NodeCommand, RepairCommand,
+    TranscriptCommand,
+};
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -96,6 +100,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,
             Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
             Command::Plan(args) => plan::run(&args, output).await,
+            Command::Transcript(TranscriptCommand::Verify(args)) => direct::verify(&args, output).await,
             Command::Put(args) => objects::put(args, output).await,
             Command::Get(args) => objects::get(args, output).await,
             Command::Cat(args) => objects::cat(args).await,

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::args::{CatArgs, GetArgs, LsArgs, PutArgs, RmArgs};
 use crate::client::S3;
+use crate::direct::Direct;
 use crate::network::Access;
 use crate::output::Output;
 use crate::sizes::ByteSize;
@@ -35,7 +36,7 @@ pub(crate) struct Transferred {
 }
 
 /// Splits `BUCKET/KEY`.
-fn split(target: &str) -> Result<(&str, &str)> {
+pub(crate) fn split(target: &str) -> Result<(&str, &str)> {
     let target = target.strip_prefix("s3://").unwrap_or(target);
     let (bucket, key) = target.split_once('/').unwrap_or((target, ""));
     if bucket.is_empty() {
@@ -193,11 +194,15 @@ pub(crate) async fn get(args: GetArgs, output: Output) -> Result<ExitCode> {
     }
     let total = files.iter().map(|file| file.2).sum();
     let bar = output.bytes_bar(total, "downloading");
+    let direct = Direct::start(&args.direct, &s3).await?;
     let done: Vec<Transferred> = futures::stream::iter(files)
         .map(|(key, path, _)| {
-            let (s3, bar) = (s3.clone(), bar.clone());
+            let (s3, bar, direct) = (s3.clone(), bar.clone(), direct.clone());
             async move {
-                let outcome = download_file(&s3, bucket, &key, &path, &bar).await;
+                let outcome = match &direct {
+                    Some(direct) => direct.download(bucket, &key, &path, &bar).await,
+                    None => download_file(&s3, bucket, &key, &path, &bar).await,
+                };
                 outcome.with_context(|| format!("downloading {bucket}/{key} failed"))
             }
         })
@@ -205,6 +210,9 @@ pub(crate) async fn get(args: GetArgs, output: Output) -> Result<ExitCode> {
         .try_collect()
         .await?;
     bar.finish_and_clear();
+    if let Some(direct) = &direct {
+        direct.finish(output).await?;
+    }
     let bytes: u64 = done.iter().map(|file| file.bytes).sum();
     done.iter().for_each(|file| output.value(file));
     output.say(format!("{} files, {} to {}", done.len(), ByteSize(bytes), args.target.display()));
@@ -228,19 +236,7 @@ async fn download_file(
     path: &Path,
     bar: &ProgressBar,
 ) -> Result<Transferred> {
-    if let Some(parent) = path.parent() {
-        tokio::fs::create_dir_all(parent)
-            .await
-            .with_context(|| format!("cannot create {}", parent.display()))?;
-    }
-    // Whole under its own name or not at all: a reader never meets half a file.
-    let partial = path.with_file_name(format!(
-        ".{}.partial",
-        path.file_name().and_then(|name| name.to_str()).context("the target's name is not UTF-8")?
-    ));
-    let mut file = tokio::fs::File::create(&partial)
-        .await
-        .with_context(|| format!("cannot create {}", partial.display()))?;
+    let (mut file, partial) = partial_file(path).await?;
     let response = s3.open(bucket, key, 0).await?;
     let expected: Option<u64> = header(&response, "content-length").and_then(|text| text.parse().ok());
     let cid = header(&response, "x-holdfast-cid").map(str::to_owned);
@@ -259,10 +255,32 @@ async fn download_file(
     if expected.is_some_and(|expected| expected != bytes) {
         bail!("{bytes} bytes came instead of {}", expected.unwrap_or(0));
     }
+    complete_file(file, &partial, path).await?;
+    Ok(Transferred { key: key.to_owned(), bytes, cid })
+}
+
+/// A file beside `path`: whole under its own name or not at all, so that a reader never meets half of it.
+pub(crate) async fn partial_file(path: &Path) -> Result<(tokio::fs::File, PathBuf)> {
+    if let Some(parent) = path.parent() {
+        tokio::fs::create_dir_all(parent)
+            .await
+            .with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    let partial = path.with_file_name(format!(
+        ".{}.partial",
+        path.file_name().and_then(|name| name.to_str()).context("the target's name is not UTF-8")?
+    ));
+    let file = tokio::fs::File::create(&partial)
+        .await
+        .with_context(|| format!("cannot create {}", partial.display()))?;
+    Ok((file, partial))
+}
+
+/// Syncs what [`partial_file`] gave and gives it its name.
+pub(crate) async fn complete_file(mut file: tokio::fs::File, partial: &Path, path: &Path) -> Result<()> {
     file.flush().await?;
     file.sync_all().await?;
-    tokio::fs::rename(&partial, path).await.with_context(|| format!("cannot create {}", path.display()))?;
-    Ok(Transferred { key: key.to_owned(), bytes, cid })
+    tokio::fs::rename(partial, path).await.with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn header<'a>(response: &'a http::Response<hyper::body::Incoming>, name: &str) -> Option<&'a str> {
@@ -291,6 +309,13 @@ pub(crate) async fn stream(
 pub(crate) async fn cat(args: CatArgs) -> Result<ExitCode> {
     let s3 = S3::new(Access::resolve(&args.network)?);
     let (bucket, key) = split(&args.source)?;
+    if let Some(direct) = Direct::start(&args.direct, &s3).await? {
+        crate::direct::cat(&direct, bucket, key).await?;
+        std::io::stdout().flush().context("cannot write to standard output")?;
+        // Standard output has the object; what else there is to say goes nowhere.
+        direct.finish(Output::new(true)).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     stream(&s3, bucket, key, |data| {
         std::io::stdout().write_all(data).context("cannot write to standard output")
     })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A number of bytes: `500GB` (10^9), `1.5TiB` (2^40), `4096`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
 const UNITS: [(&str, u64); 12] = [

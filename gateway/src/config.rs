@@ -61,6 +61,8 @@ pub struct GatewayConfig {
     pub seeds: Vec<SeedNode>,
     /// Memory bounds.
     pub memory: MemoryLimits,
+    /// Bytes of blocks that may be kept on the local disk, under the data directory; 0 for none.
+    pub cache_disk_bytes: u64,
     /// Intervals and deadlines.
     pub timing: Timing,
     /// When and how fast lost shards are rebuilt.
@@ -86,6 +88,7 @@ impl GatewayConfig {
             transport,
             seeds: Vec::new(),
             memory: MemoryLimits::default(),
+            cache_disk_bytes: 0,
             timing: Timing::default(),
             repair: RepairPolicy::default(),
             http: HttpLimits::default(),
@@ -117,6 +120,8 @@ pub struct MemoryLimits {
     pub download_bytes: usize,
     /// Bytes fetched ahead by one download.
     pub download_ahead_bytes: usize,
+    /// Bytes of verified blocks kept for the next reader: those that were asked for twice.
+    pub cache_bytes: usize,
 }
 
 impl Default for MemoryLimits {
@@ -125,6 +130,7 @@ impl Default for MemoryLimits {
             upload_bytes: 128 * 1024 * 1024,
             download_bytes: 128 * 1024 * 1024,
             download_ahead_bytes: 8 * 1024 * 1024,
+            cache_bytes: 48 * 1024 * 1024,
         }
     }
 }

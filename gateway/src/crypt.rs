@@ -23,7 +23,8 @@ use crate::meta::{BucketId, VersionId};
 
 mod part;
 
-pub use part::{PartCipher, PartSecret};
+pub use holdfast_retrieval::cipher::PartCipher;
+pub use part::PartSecret;
 
 /// Bytes of a row's seal. 128 bits: a forger gets one try per read, and no oracle to search with.
 pub const SEAL_LEN: usize = 16;
@@ -209,6 +210,12 @@ pub enum CryptError {
         /// The epoch of the key.
         held: u32,
     },
+}
+
+impl From<holdfast_retrieval::cipher::CipherError> for CryptError {
+    fn from(_: holdfast_retrieval::cipher::CipherError) -> Self {
+        Self::Derive
+    }
 }
 
 impl CryptError {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use holdfast_retrieval::cache::{Admission, BlockCache, CacheConfig, CacheError, DiskConfig};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +77,8 @@ impl Gateway {
         let store: Arc<dyn MetaStore> = opening.await.map_err(|_| OpenGatewayError::Stopping)??;
         let namespace = NamespaceKeys::new(config.keys.root().clone(), config.keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::clone(&config.clock)).await?;
-        let (core, connections) = Core::over_network(config, meta, access_keys);
+        let cache = open_cache(&config).await?;
+        let (core, connections) = Core::over_network(config, meta, access_keys, Some(cache));
         background::restore_nodes(&core).await?;
         let parts = Mutex::new(Some(Parts {
             s3: Listener::plain(s3),
@@ -156,6 +158,14 @@ async fn bind_tls(config: &GatewayConfig) -> Result<Option<(Listener, Option<Pat
     Ok(Some((Listener { tcp, tls: Some(acceptor) }, ca)))
 }
 
+/// Verified blocks close by: a little memory always, the disk when it is wanted.
+async fn open_cache(config: &GatewayConfig) -> Result<Arc<BlockCache>, CacheError> {
+    let disk = (config.cache_disk_bytes > 0)
+        .then(|| DiskConfig { dir: config.dir.join("cache"), bytes: config.cache_disk_bytes });
+    let admission = Admission::SecondSighting;
+    BlockCache::open(CacheConfig { memory_bytes: config.memory.cache_bytes, admission, disk }).await
+}
+
 /// One gateway per directory: two would each believe to be the only writer of the local metadata.
 fn lock_directory(config: &GatewayConfig) -> Result<std::fs::File, OpenGatewayError> {
     let path = config.dir.join("lock");
@@ -224,6 +234,9 @@ pub enum OpenGatewayError {
     /// The metadata cannot be used.
     #[error("cannot use the metadata: {0}")]
     Meta(#[from] MetaError),
+    /// The cache of blocks cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The process is stopping.
     #[error("the process is stopping")]
     Stopping,
@@ -237,6 +250,7 @@ impl OpenGatewayError {
             Self::Tls(error) => error.is_retryable(),
             Self::Store(error) => error.is_retryable(),
             Self::Meta(error) => error.is_retryable(),
+            Self::Cache(error) => error.is_retryable(),
             Self::PortInUse { .. }
             | Self::Listen { .. }
             | Self::InUse { .. }

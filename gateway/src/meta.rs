@@ -29,6 +29,7 @@ mod model;
 mod node;
 mod object;
 mod pack;
+mod pages;
 mod placement;
 mod queue;
 mod refs;
@@ -36,6 +37,7 @@ pub mod rocks;
 mod row;
 pub mod schema;
 pub mod store;
+mod ticket;
 mod unlink;
 mod upkeep;
 mod upload;
@@ -66,6 +68,7 @@ pub struct Meta {
     derived: RwLock<HashMap<(BucketId, u32), Arc<BucketKeys>>>,
     clock: Arc<dyn Clock>,
     nodes: node::NodeTable,
+    pages: pages::PageCache,
     /// Held by a writer that lost a race, so that losers retry one at a time instead of against each other.
     retry_turn: tokio::sync::Mutex<()>,
     /// Where the sweep of tombstones goes on.
@@ -92,6 +95,7 @@ impl Meta {
             derived: RwLock::default(),
             clock,
             nodes: node::NodeTable::default(),
+            pages: pages::PageCache::default(),
             retry_turn: tokio::sync::Mutex::new(()),
             sweep_from: Mutex::default(),
         };

@@ -36,6 +36,7 @@ mod refuse;
 mod service;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 /// Bodies that the library parses whole (XML): DeleteObjects names 1,000 keys of 1 KiB, Complete 10,000 parts.
 const XML_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -107,7 +108,8 @@ fn library(core: Arc<Core>) -> S3Service {
     config.xml_max_body_size = XML_BODY_BYTES_MAX;
     config.presigned_url_max_skew_time_secs = CLOCK_SKEW_MAX_S;
     let gatekeeper = access::Gatekeeper { core: Arc::clone(&core) };
-    let mut builder = S3ServiceBuilder::new(service::Holdfast { core });
+    let mut builder = S3ServiceBuilder::new(service::Holdfast { core: Arc::clone(&core) });
+    builder.set_route(ticket::TicketRoute { core });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(gatekeeper.clone());
     builder.set_access(gatekeeper);

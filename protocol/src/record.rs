@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod node_record;
 pub mod receipt;
 pub mod stripe;
+pub mod transcript;
 
 pub use agreement::{Agreement, AgreementId, SignedAgreement, UnverifiedAgreement};
 pub use claim::{Claim, ClaimRef, ClaimState, ClaimTag};
@@ -34,6 +35,7 @@ pub use manifest::{Encryption, Manifest, ManifestPage, ManifestPart, WrappedKey}
 pub use node_record::{NodeRecord, Prices, Reachability};
 pub use receipt::{Receipt, ReceiptBlock};
 pub use stripe::{Policy, PolicyName, Shard, Stripe, StripeId};
+pub use transcript::{ReadTranscript, RunId, TranscriptRead, TranscriptSource};
 
 /// A kind of record: its name, its version, and the bounds of its fields.
 pub trait Record: Serialize + DeserializeOwned {

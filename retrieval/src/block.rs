@@ -1,10 +1,12 @@
 //! Blocks as a writer or reader holds them: bytes that were hashed here, and names of bytes to fetch.
 //!
-//! A [`Block`] can only be made by hashing its bytes, so wherever one appears its digest is known to be true.
+//! A [`Block`] can only be made by hashing its bytes (or from bytes that were verified to be it), so wherever one appears its digest is known to be true.
 
 use bytes::Bytes;
 use holdfast_protocol::digest::BlockLenError;
 use holdfast_protocol::{BlockLen, Digest};
+
+use crate::fetch::VerifiedBytes;
 
 /// Bytes and their own digest. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,6 +21,12 @@ impl Block {
     pub fn new(bytes: Bytes) -> Result<Self, BlockLenError> {
         let len = BlockLen::of(&bytes)?;
         Ok(Self { digest: Digest::of(&bytes), len, bytes })
+    }
+
+    /// The block that `bytes` were found to be when they were verified against `block`.
+    pub(crate) fn of_verified(block: BlockRef, bytes: &VerifiedBytes) -> Self {
+        debug_assert_eq!(block.len.as_usize(), bytes.len());
+        Self { digest: block.digest, len: block.len, bytes: bytes.clone().into_bytes() }
     }
 
     /// The digest of the bytes.

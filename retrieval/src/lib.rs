@@ -6,10 +6,14 @@
 //! live is told by its caller and told back to it.
 
 pub mod block;
+pub mod cache;
 pub mod challenge;
+pub mod cipher;
 pub mod code;
+pub mod direct;
 pub mod fetch;
 pub mod pack;
+pub mod object;
 pub mod placement;
 pub mod plan;
 pub mod pool;
@@ -18,4 +22,5 @@ pub mod surprise;
 pub mod tag;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod transcript;
 pub mod write;

@@ -332,6 +332,27 @@ impl NodePool {
         self.entry(id).map(|entry| entry.latency(SizeClass::of(bytes))).unwrap_or_default()
     }
 
+    /// Whether there is reason to believe that a node does not answer; also of a node that is not known.
+    pub fn is_down(&self, id: NodeId) -> bool {
+        self.entry(id).map_or(true, |entry| entry.is_down())
+    }
+
+    /// Whether a read should go elsewhere first: the node is down. Once in a while (a second after it went
+    /// down, then ever more rarely) this says no all the same, so that its caller finds out whether it is back.
+    pub fn is_avoided(&self, id: NodeId) -> bool {
+        self.entry(id).map_or(true, |entry| entry.is_down() && !entry.takes_trial())
+    }
+
+    /// Returns when the node is found to be down; at once when it is, or is not known.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn until_down(&self, id: NodeId) {
+        if let Ok(entry) = self.entry(id) {
+            entry.until_down().await;
+        }
+    }
+
     /// Time since a node last answered anything; `None` if it never did.
     pub fn silent_for(&self, id: NodeId) -> Option<Duration> {
         self.entry(id).ok().and_then(|entry| entry.silent_for())

@@ -18,6 +18,7 @@ use holdfast_protocol::{NamespaceId, NodeId, OperatorId, SigningKey};
 use crate::pool::{FailureDomain, KnownNode, NodePool, PoolConfig};
 
 mod node;
+pub mod relay;
 mod serve;
 
 pub use node::{Behaviour, FakeNode, StoredClaim};

@@ -20,7 +20,7 @@ fn ctr_agrees_with_the_nist_vector() {
     let secret = PartSecret::from_parts(key.try_into().unwrap(), 0xf0f1_f2f3_f4f5_f6f7);
     let first_block: u64 = 0xf8f9_fafb_fcfd_feff;
     let mut bytes = hex::decode("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51").unwrap();
-    secret.cipher().unwrap().run(first_block, &mut bytes).unwrap();
+    secret.cipher().unwrap().apply_from_block(first_block, &mut bytes).unwrap();
     assert_eq!(hex::encode(bytes), "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5");
 }
 

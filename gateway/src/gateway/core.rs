@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use holdfast_protocol::record::ScopeId;
-use holdfast_retrieval::fetch::{FetchConfig, Fetcher};
+use holdfast_retrieval::cache::BlockCache;
+use holdfast_retrieval::fetch::{Beside, FetchConfig, Fetcher};
 use holdfast_retrieval::pack::Packer;
 use holdfast_retrieval::pool::{NodePool, NodeState, PoolConfig};
 use holdfast_retrieval::repair::Repairer;
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) pack: PackRunner,
     pub(crate) auto: AutoRepair,
     pub(crate) healing: Arc<Healing>,
+    /// Reads verified bytes; its counters are shown.
+    pub(crate) fetcher: Fetcher,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -52,6 +55,7 @@ impl Core {
         config: GatewayConfig,
         meta: Arc<Meta>,
         access_keys: AccessKeys,
+        cache: Option<Arc<BlockCache>>,
     ) -> (Arc<Self>, Connections) {
         let (connections, on_connected) = Connections::new();
         let mut pool_config = PoolConfig::new(
@@ -75,14 +79,15 @@ impl Core {
             window_bytes: config.memory.download_ahead_bytes as u64,
             ..FetchConfig::default()
         };
-        let fetcher = Fetcher::new(Arc::clone(&pool), Arc::clone(&placement) as _, fetch);
+        let beside = Beside { cache, ..Beside::default() };
+        let fetcher = Fetcher::with(Arc::clone(&pool), Arc::clone(&placement) as _, fetch, beside);
         let upload_bytes = u32::try_from(config.memory.upload_bytes).unwrap_or(u32::MAX);
         let plane = NetworkPlane {
             pool: Arc::clone(&pool),
             groups: CommitGroups::new(writer),
             budget: WriteBudget::new(upload_bytes),
             in_flight_bytes: ObjectOptions::IN_FLIGHT_BYTES,
-            fetcher,
+            fetcher: fetcher.clone(),
         };
         let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
@@ -100,6 +105,7 @@ impl Core {
             pack,
             auto: AutoRepair::default(),
             healing,
+            fetcher,
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),
@@ -115,7 +121,7 @@ impl Core {
         access_keys: AccessKeys,
         plane: Arc<dyn Plane>,
     ) -> Arc<Self> {
-        let (core, _) = Self::over_network(config, meta, access_keys);
+        let (core, _) = Self::over_network(config, meta, access_keys, None);
         let core = Arc::into_inner(core).expect("nobody else holds it yet");
         Arc::new(Self { plane, ..core })
     }

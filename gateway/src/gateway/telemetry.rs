@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use holdfast_retrieval::fetch::Fetcher;
 use http::{Method, StatusCode};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -35,6 +36,17 @@ const PACK_WAITING: &str = "holdfast_packing_stripes_waiting";
 const EXPANSION: &str = "holdfast_expansion_ratio";
 /// Lines of evidence against nodes.
 const CULPRITS: &str = "holdfast_culprit_lines";
+
+/// Reads of blocks, by how they were served.
+const FETCHES: &str = "holdfast_block_reads_total";
+/// Verified bytes that nodes sent.
+const FETCHED_BYTES: &str = "holdfast_block_read_bytes_total";
+/// Look-ups in the cache of blocks, by outcome.
+const CACHE_LOOKUPS: &str = "holdfast_block_cache_lookups_total";
+/// Bytes of the cache of blocks, by place.
+const CACHE_BYTES: &str = "holdfast_block_cache_bytes";
+/// Blocks that the cache's disk has damaged.
+const CACHE_DAMAGED: &str = "holdfast_block_cache_damaged_total";
 
 const SECONDS_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
@@ -77,6 +89,11 @@ fn describe() {
     describe_counter!(PACKED_BYTES, Unit::Bytes, "Bytes that packing read, wrote and let go");
     describe_gauge!(PACK_WAITING, Unit::Count, "Stripes that wait to be packed");
     describe_gauge!(EXPANSION, Unit::Count, "Bytes stored per byte of live data, now and after packing");
+    describe_counter!(FETCHES, Unit::Count, "Reads of blocks, by how they were served");
+    describe_counter!(FETCHED_BYTES, Unit::Bytes, "Verified bytes that nodes sent");
+    describe_counter!(CACHE_LOOKUPS, Unit::Count, "Look-ups in the cache of blocks");
+    describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of the cache of blocks");
+    describe_counter!(CACHE_DAMAGED, Unit::Count, "Cached blocks that the disk has damaged");
     describe_gauge!(CULPRITS, Unit::Count, "Lines of evidence against nodes");
 }
 
@@ -166,4 +183,27 @@ pub(crate) fn gauges(up: usize, down: usize, unknown: usize, upload_bytes: usize
     gauge!(NODES, "state" => "unknown").set(unknown as f64);
     gauge!(UPLOAD_BYTES).set(upload_bytes as f64);
     gauge!(CULPRITS).set(culprits as f64);
+}
+
+/// What the fetcher and its cache did since the start, looked up when somebody asks.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floats; these are far below 2^53")]
+pub(crate) fn fetched(fetcher: &Fetcher) {
+    let counts = fetcher.counts();
+    for (how, count) in [
+        ("direct", counts.direct),
+        ("cached", counts.cached),
+        ("rebuilt", counts.rebuilt),
+        ("hedged", counts.hedged),
+    ] {
+        counter!(FETCHES, "how" => how).absolute(count);
+    }
+    counter!(FETCHED_BYTES).absolute(counts.node_bytes);
+    let Some(cache) = fetcher.cache().map(|cache| cache.counts()) else { return };
+    for (outcome, count) in [("memory", cache.memory_hits), ("disk", cache.disk_hits), ("miss", cache.misses)]
+    {
+        counter!(CACHE_LOOKUPS, "outcome" => outcome).absolute(count);
+    }
+    gauge!(CACHE_BYTES, "place" => "memory").set(cache.memory_bytes as f64);
+    gauge!(CACHE_BYTES, "place" => "disk").set(cache.disk_bytes as f64);
+    counter!(CACHE_DAMAGED).absolute(cache.damaged);
 }

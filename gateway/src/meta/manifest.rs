@@ -8,7 +8,7 @@ use super::model::{BucketId, Object, VersionId};
 use super::row::{decode_object_part, decode_page, encode_page};
 use super::store::{Row, Transaction, prefix_end};
 use super::{Meta, Sealer, next_key, random, schema};
-use crate::crypt::{PartCipher, WrapContext};
+use crate::crypt::{PartCipher, PartSecret, WrapContext};
 use crate::layout::{Entry, Layout, Page, PartLayout, Piece, Run, pieces};
 
 /// A reader is given at least this many pieces at once, unless the range ends: enough that an object of many
@@ -110,6 +110,18 @@ impl Meta {
 
     /// The cipher of an object's part.
     fn part_cipher(&self, object: &Object, part: &PartLayout) -> Result<Option<Arc<PartCipher>>, MetaError> {
+        match self.part_secret(object, part)? {
+            Some(secret) => Ok(Some(Arc::new(secret.cipher()?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The key of an object's part.
+    pub(super) fn part_secret(
+        &self,
+        object: &Object,
+        part: &PartLayout,
+    ) -> Result<Option<PartSecret>, MetaError> {
         let Some(key) = &part.key else { return Ok(None) };
         let root_cid = object.root_cid.to_bytes();
         let context = WrapContext {
@@ -119,8 +131,7 @@ impl Meta {
             size: object.size,
             root_cid: &root_cid,
         };
-        let secret = self.bucket_keys(object.bucket, key.epoch)?.unwrap(key, part.iv_nonce, &context)?;
-        Ok(Some(Arc::new(secret.cipher()?)))
+        Ok(Some(self.bucket_keys(object.bucket, key.epoch)?.unwrap(key, part.iv_nonce, &context)?))
     }
 }
 
@@ -138,6 +149,23 @@ impl ManifestReader {
             self.next = last.object_offset + u64::from(last.range.len);
         }
         Ok(if out.is_empty() { None } else { Some(out) })
+    }
+
+    /// The part that holds the next byte, and the page of it that does; `None` at the end of the range. The next
+    /// byte is then the first behind that page.
+    pub(super) async fn next_page(&mut self) -> Result<Option<(PartLayout, Arc<Page>)>, MetaError> {
+        if self.next >= self.end {
+            return Ok(None);
+        }
+        self.enter_part().await?;
+        let Some((part, _)) = &self.part else { return Err(missing()) };
+        let page = self.page(part).await?;
+        let end = part.offset + page.end();
+        if end <= self.next {
+            return Err(missing());
+        }
+        self.next = end;
+        Ok(Some((part.clone(), page)))
     }
 
     /// Makes `self.part` the one that holds the next byte.
@@ -164,15 +192,20 @@ impl ManifestReader {
     }
 
     /// The page that holds the next byte.
-    async fn page(&self, part: &PartLayout) -> Result<Page, MetaError> {
-        match &part.blocks {
-            Run::Inline(entries) => Ok(Page { start: 0, entries: entries.clone() }),
-            Run::Pages { run, .. } => {
-                let start = schema::page(*run, self.next - part.offset + 1);
-                let rows = self.meta.store.page(&start, &prefix_end(&schema::pages(*run)), 1).await?;
-                self.meta.open_page(self.object.bucket, rows.first().ok_or_else(missing)?)
-            }
+    async fn page(&self, part: &PartLayout) -> Result<Arc<Page>, MetaError> {
+        let run = match &part.blocks {
+            Run::Inline(entries) => return Ok(Arc::new(Page { start: 0, entries: entries.clone() })),
+            Run::Pages { run, .. } => *run,
+        };
+        let in_run = self.next - part.offset;
+        if let Some(page) = self.meta.pages.get(run, in_run) {
+            return Ok(page);
         }
+        let start = schema::page(run, in_run + 1);
+        let rows = self.meta.store.page(&start, &prefix_end(&schema::pages(run)), 1).await?;
+        let page = Arc::new(self.meta.open_page(self.object.bucket, rows.first().ok_or_else(missing)?)?);
+        self.meta.pages.put(run, &page);
+        Ok(page)
     }
 }
 

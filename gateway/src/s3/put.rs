@@ -268,7 +268,7 @@ impl<'a> BlockWriter<'a> {
         let Some(mut buffer) = self.buffer.take() else { return Ok(()) };
         let bytes = buffer.filled_mut();
         if let Some(cipher) = &self.cipher {
-            cipher.apply(self.offset, bytes).map_err(error::crypt)?;
+            cipher.apply(self.offset, bytes).map_err(|error| error::crypt(error.into()))?;
         }
         self.offset += bytes.len() as u64;
         if self.leased_blocks == 0 {

@@ -28,6 +28,7 @@ pub(super) async fn health(State(core): State<Arc<Core>>) -> Response {
 pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {
     let counts = Counts::of(&core);
     let leased = core.uploads.budget_bytes() - core.uploads.free_bytes();
+    telemetry::fetched(&core.fetcher);
     telemetry::gauges(counts.up, counts.down, counts.unknown, leased, core.pool.culprits().len());
     let Some(recorder) = telemetry::recorder() else {
         return super::refuse(StatusCode::SERVICE_UNAVAILABLE, "another metrics recorder is installed");

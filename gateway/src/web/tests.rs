@@ -29,7 +29,7 @@ impl World {
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
         let config = GatewayConfig::new(dir.path().to_owned(), keys, transport);
         let access = AccessKeys::single("HOLDTESTKEY", "secret");
-        let (core, _) = Core::over_network(config, meta, access);
+        let (core, _) = Core::over_network(config, meta, access, None);
         Self { core, _dir: dir }
     }
 

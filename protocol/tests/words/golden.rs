@@ -97,6 +97,7 @@ fn records_have_their_golden_bytes() {
     record("manifest", &manifest());
     record("manifest-page", &manifest_page());
     record("stripe", &stripe());
+    signed("read-transcript", read_transcript(), &gateway_key());
 }
 
 #[test]
@@ -182,6 +183,8 @@ fn no_golden_file_is_forgotten() {
     let mut known: Vec<String> = vec!["text-forms.txt".into(), "README".into()];
     for name in
         ["agreement", "delegation", "receipt", "grant", "node-record", "head", "disclaimer", "deletion-order"]
+            .into_iter()
+            .chain(["read-transcript"])
     {
         known.push(format!("record-{name}.hex"));
         known.push(format!("signed-{name}.hex"));

@@ -216,6 +216,32 @@ pub(crate) fn stripe() -> Stripe {
     }
 }
 
+pub(crate) fn read_transcript() -> ReadTranscript {
+    let blocks = vec![(digest(1), BlockLen::MAX), (digest(2), BlockLen::new(70_000).unwrap())];
+    let reads = [
+        TranscriptRead { block: 0, start: 0, len: BlockLen::MAX.bytes(), by: TranscriptSource::Node(0) },
+        TranscriptRead { block: 1, start: 16_384, len: 300, by: TranscriptSource::Rebuilt },
+        TranscriptRead { block: 1, start: 0, len: 70_000, by: TranscriptSource::Cache },
+    ];
+    let mut packed = Vec::new();
+    reads.iter().for_each(|read| read.pack(blocks[read.block as usize].1, &mut packed));
+    ReadTranscript {
+        v: 1,
+        run: RunId([0x61; 16]),
+        label: "epoch 3".into(),
+        seq: 1,
+        previous: [0x62; 32],
+        from_ms: NOW_MS,
+        to_ms: NOW_MS + 1_000,
+        blocks,
+        nodes: vec![NodeId(node_key().public())],
+        reads: 3,
+        bytes: reads.iter().map(|read| u64::from(read.len)).sum(),
+        packed: packed.into(),
+        last: false,
+    }
+}
+
 pub(crate) fn disclaimer() -> Disclaimer {
     Disclaimer { v: 1, agreement: agreement_id(), claims: vec![claim_ref(1)], issued_ms: NOW_MS }
 }

@@ -15,6 +15,8 @@ pub struct FetchCounts {
     pub hedged: u64,
     /// Verified bytes of shards read for rebuilds.
     pub rebuild_bytes_read: u64,
+    /// Verified bytes that nodes sent, for whatever reason.
+    pub node_bytes: u64,
 }
 
 /// One counter.
@@ -30,7 +32,7 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn read(&self) -> u64 {
+    pub(crate) fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -43,6 +45,7 @@ pub(crate) struct Counters {
     pub(crate) rebuilt: Counter,
     pub(crate) hedged: Counter,
     pub(crate) rebuild_bytes_read: Counter,
+    pub(crate) node_bytes: Counter,
 }
 
 impl Counters {
@@ -53,6 +56,7 @@ impl Counters {
             rebuilt: self.rebuilt.read(),
             hedged: self.hedged.read(),
             rebuild_bytes_read: self.rebuild_bytes_read.read(),
+            node_bytes: self.node_bytes.read(),
         }
     }
 }

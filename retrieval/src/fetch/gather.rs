@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use holdfast_protocol::NodeId;
 use holdfast_protocol::record::{Shard, Stripe};
@@ -44,9 +45,21 @@ pub(crate) fn block_of(shard: &Shard) -> BlockRef {
 
 type ShardRead<'a> = Pin<Box<dyn Future<Output = (usize, Result<VerifiedBytes, ReadFault>)> + Send + 'a>>;
 
+/// Where a gather gets its shards from.
+pub(crate) trait ShardSource: Sync {
+    /// The whole shard from the node that holds it, verified.
+    fn shard(&self, node: NodeId, block: BlockRef) -> BoxFuture<'_, Result<VerifiedBytes, ReadFault>>;
+}
+
+impl ShardSource for VerifiedReader {
+    fn shard(&self, node: NodeId, block: BlockRef) -> BoxFuture<'_, Result<VerifiedBytes, ReadFault>> {
+        Box::pin(self.whole(node, block, None))
+    }
+}
+
 /// One gather under way.
 pub(crate) struct Gatherer<'a> {
-    reader: &'a VerifiedReader,
+    source: &'a dyn ShardSource,
     stripe: &'a Stripe,
     /// Slots whose shards are not asked for: those to rebuild.
     missing: &'a [usize],
@@ -59,13 +72,13 @@ pub(crate) struct Gatherer<'a> {
 
 impl<'a> Gatherer<'a> {
     pub(crate) fn new(
-        reader: &'a VerifiedReader,
+        source: &'a dyn ShardSource,
         stripe: &'a Stripe,
         missing: &'a [usize],
         patience: &'a (dyn Fn(NodeId) -> Duration + Sync),
     ) -> Self {
         let got = Gathered { pieces: Vec::new(), faults: Vec::new(), bytes_read: 0 };
-        Self { reader, stripe, missing, patience, reads: FuturesUnordered::new(), overdue_at: None, got }
+        Self { source, stripe, missing, patience, reads: FuturesUnordered::new(), overdue_at: None, got }
     }
 
     /// Reads until k shards are at hand. `order` lists slots, the quickest first.
@@ -112,9 +125,8 @@ impl<'a> Gatherer<'a> {
             let Some(shard) = self.stripe.shards.get(slot).copied().flatten() else { continue };
             let Some(node) = shard.node else { continue };
             patience = patience.max(Some((self.patience)(node)));
-            let reader = self.reader;
-            self.reads
-                .push(Box::pin(async move { (slot, reader.whole(node, block_of(&shard), None).await) }));
+            let read = self.source.shard(node, block_of(&shard));
+            self.reads.push(Box::pin(async move { (slot, read.await) }));
         }
         if let Some(patience) = patience {
             self.overdue_at = Some(Instant::now() + patience);

@@ -29,6 +29,7 @@ pub(crate) struct Route {
     last_resort: VecDeque<usize>,
     flying: usize,
     rebuild: Rebuild,
+    rebuild_first: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,20 @@ impl Route {
         last_resort: impl IntoIterator<Item = usize>,
     ) -> Self {
         let (copies, last_resort) = (copies.into_iter().collect(), last_resort.into_iter().collect());
-        Self { copies, last_resort, flying: 0, rebuild: Rebuild::Untried }
+        Self { copies, last_resort, flying: 0, rebuild: Rebuild::Untried, rebuild_first: false }
+    }
+
+    /// The first step is the rebuild; the copies are asked when it fails.
+    pub(crate) fn prefer_rebuild(&mut self) {
+        self.rebuild_first = true;
     }
 
     /// The first step.
     pub(crate) fn begin(&mut self) -> RouteStep {
+        if self.rebuild_first {
+            self.rebuild = Rebuild::Running;
+            return RouteStep::Rebuild;
+        }
         self.another()
     }
 
@@ -271,6 +281,16 @@ mod tests {
         let mut route = Route::new([], [1]);
         assert_eq!(route.begin(), RouteStep::Rebuild);
         assert_eq!(route.rebuild_failed(), RouteStep::Read(1));
+        assert_eq!(route.read_failed(), RouteStep::GiveUp);
+    }
+
+    #[test]
+    fn a_rebuild_that_is_quicker_comes_first_and_the_copies_after_it() {
+        let mut route = Route::new([0], [1]);
+        route.prefer_rebuild();
+        assert_eq!(route.begin(), RouteStep::Rebuild);
+        assert_eq!(route.rebuild_failed(), RouteStep::Read(0));
+        assert_eq!(route.read_failed(), RouteStep::Read(1));
         assert_eq!(route.read_failed(), RouteStep::GiveUp);
     }
 

@@ -15,6 +15,7 @@ use holdfast_protocol::message::{ByteRange, LeafUnit, RefusalReason};
 use holdfast_protocol::record::PresentedGrant;
 use holdfast_protocol::rpc::{CallError, Peer};
 use holdfast_protocol::{Digest, NodeId};
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::ReadFault;
@@ -55,6 +56,21 @@ impl VerifiedBytes {
     }
 }
 
+/// The grant that a reader presents when its caller names none. Replaced before it ends.
+#[derive(Default)]
+pub struct GrantHolder(RwLock<Option<Arc<PresentedGrant>>>);
+
+impl GrantHolder {
+    /// Presents this grant from now on.
+    pub fn set(&self, grant: PresentedGrant) {
+        *self.0.write() = Some(Arc::new(grant));
+    }
+
+    fn presented(&self) -> Option<Box<PresentedGrant>> {
+        self.0.read().as_ref().map(|grant| Box::new(PresentedGrant::clone(grant)))
+    }
+}
+
 /// Reads from nodes of a pool and verifies.
 #[derive(Clone)]
 pub struct VerifiedReader {
@@ -62,17 +78,28 @@ pub struct VerifiedReader {
     timeout: Duration,
     /// Whether the pool hears of what a node does not hold, or holds wrongly.
     tells: bool,
+    grants: Option<Arc<GrantHolder>>,
 }
 
 impl VerifiedReader {
     /// A reader that gives each request at most `timeout`, dialling included.
     pub fn new(pool: Arc<NodePool>, timeout: Duration) -> Self {
-        Self { pool, timeout, tells: true }
+        Self { pool, timeout, tells: true, grants: None }
     }
 
     /// A reader that does not tell the pool about blocks that are gone: for whoever looks into such a report.
     pub fn silent(pool: Arc<NodePool>, timeout: Duration) -> Self {
-        Self { pool, timeout, tells: false }
+        Self { pool, timeout, tells: false, grants: None }
+    }
+
+    /// The same reader, presenting what `grants` holds where a call names no grant of its own.
+    pub fn with_grants(mut self, grants: Option<Arc<GrantHolder>>) -> Self {
+        self.grants = grants;
+        self
+    }
+
+    fn grant(&self, named: Option<Box<PresentedGrant>>) -> Option<Box<PresentedGrant>> {
+        named.or_else(|| self.grants.as_ref()?.presented())
     }
 
     /// The pool that it reads from.
@@ -90,6 +117,7 @@ impl VerifiedReader {
         block: BlockRef,
         grant: Option<Box<PresentedGrant>>,
     ) -> Result<VerifiedBytes, ReadFault> {
+        let grant = self.grant(grant);
         let attempt = |peer: Peer| async move {
             let bytes = peer.read_whole(block.digest, block.len, grant).await.map_err(fault_of)?;
             VerifiedBytes::whole(block, bytes).map_err(|what| ReadFault::Lied { what })
@@ -110,6 +138,7 @@ impl VerifiedReader {
         grant: Option<Box<PresentedGrant>>,
     ) -> Result<VerifiedLeaves, ReadFault> {
         let BlockRef { digest, len } = block;
+        let grant = self.grant(grant);
         let attempt = |peer: Peer| async move {
             let (reply, body) =
                 peer.read_leaves(digest, len, unit, ranges.to_vec(), grant).await.map_err(fault_of)?;

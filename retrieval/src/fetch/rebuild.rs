@@ -9,10 +9,10 @@ use futures::future::{BoxFuture, Shared};
 use holdfast_protocol::NodeId;
 use holdfast_protocol::record::Stripe;
 
-use super::gather::Gatherer;
+use super::gather::{Gatherer, ShardSource};
 use super::read::VerifiedBytes;
 use super::rebuilt::RebuildResult;
-use super::{FetchError, Inner, Slot};
+use super::{FetchError, Inner, ReadFault, Slot};
 use crate::block::BlockRef;
 use crate::code::{Code, CodeError, WantedShard};
 use crate::pool::NodePool;
@@ -28,7 +28,7 @@ impl Inner {
         self.rebuilt.join(block.digest, move || async move { inner.rebuild(block, &at).await }.boxed())
     }
 
-    async fn rebuild(&self, block: BlockRef, at: &Slot) -> RebuildResult {
+    async fn rebuild(self: &Arc<Self>, block: BlockRef, at: &Slot) -> RebuildResult {
         let stripe = &*at.stripe;
         let held = usize::from(stripe.k) * stripe.block_len.as_usize();
         // A stripe larger than the whole budget takes all of it and runs alone.
@@ -39,7 +39,8 @@ impl Inner {
         let missing = [at.slot];
         let patience = |node: NodeId| -> Duration { self.patience(node, stripe.block_len.as_usize()) };
         let order = quickest_first(self.reader.pool(), stripe);
-        let gatherer = Gatherer::new(&self.reader, stripe, &missing, &patience);
+        let source = Arc::clone(self);
+        let gatherer = Gatherer::new(&source, stripe, &missing, &patience);
         let gathered = gatherer.run(&order).await.map_err(|short| FetchError::Unrecoverable {
             digest: block.digest,
             stripe: stripe.id,
@@ -62,7 +63,24 @@ impl Inner {
             .ok_or_else(|| inconsistent("the code gave nothing back".to_owned()))?;
         let bytes = VerifiedBytes::whole(block, bytes).map_err(inconsistent)?;
         self.counters.rebuilt.add();
+        self.keep(block, &bytes);
         Ok(bytes)
+    }
+}
+
+/// Shards of a rebuild are shared: with reads of the same blocks that are under way, and with the rebuilds of
+/// other blocks of the stripe, which want the same ones a moment later.
+impl ShardSource for Arc<Inner> {
+    fn shard(&self, node: NodeId, block: BlockRef) -> BoxFuture<'_, Result<VerifiedBytes, ReadFault>> {
+        async move {
+            if let Some(bytes) = self.rebuilt.get(&block.digest) {
+                return Ok(bytes);
+            }
+            let bytes = self.whole(node, block).await?;
+            self.rebuilt.keep(block.digest, &bytes);
+            Ok(bytes)
+        }
+        .boxed()
     }
 }
 

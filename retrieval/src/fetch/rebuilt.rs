@@ -71,9 +71,18 @@ impl Rebuilt {
     }
 
     fn finished(&self, digest: Digest, bytes: Option<&VerifiedBytes>) {
+        self.state.lock().running.remove(&digest);
+        if let Some(bytes) = bytes {
+            self.keep(digest, bytes);
+        }
+    }
+
+    /// Keeps a whole block for whoever wants it next.
+    pub(crate) fn keep(&self, digest: Digest, bytes: &VerifiedBytes) {
+        if bytes.len() > self.max_bytes {
+            return;
+        }
         let mut state = self.state.lock();
-        state.running.remove(&digest);
-        let Some(bytes) = bytes.filter(|bytes| bytes.len() <= self.max_bytes) else { return };
         state.bytes += bytes.len();
         if let Some(old) = state.blocks.put(digest, bytes.clone()) {
             state.bytes -= old.len();

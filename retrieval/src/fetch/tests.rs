@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use holdfast_protocol::BlockLen;
 use holdfast_protocol::message::RefusalReason;
 use holdfast_protocol::record::Shard;
+use holdfast_protocol::{BlockLen, NodeId};
 use tokio::time::Instant;
 
+use super::run::node_at;
 use super::*;
+use crate::pool::Outcome;
 use crate::testing::{Behaviour, FakeNode};
 
+mod relayed;
 mod world;
 
 use world::{World, noise};

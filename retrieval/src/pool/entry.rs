@@ -11,6 +11,7 @@ use holdfast_protocol::rpc::{HelloParams, Peer};
 use holdfast_protocol::time::UnixMs;
 use holdfast_protocol::transport::Connection;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::latency::{Estimator, LatencyView, SizeClass};
@@ -21,6 +22,9 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait. A node that comes back is found within this time at the latest.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A node that went down gets its first chance after this time: most stalls are short.
+const TRIAL_FIRST: Duration = Duration::from_secs(1);
+
 /// A node that is overtaken this often in a row, without one answer between, has stalled. Once or twice can
 /// be a burst of load or a disk that retries.
 const OVERTAKEN_MAX: u32 = 3;
@@ -29,6 +33,8 @@ pub(super) struct Entry {
     inner: Mutex<Inner>,
     /// Held while dialling, so that one attempt runs at a time.
     dial: tokio::sync::Mutex<()>,
+    /// Whether the node is down, for those who wait for its answer.
+    down: watch::Sender<bool>,
 }
 
 struct Inner {
@@ -45,6 +51,8 @@ struct Inner {
     lies: u64,
     /// Reads in a row that were overtaken by another way before it answered.
     overtaken: u32,
+    /// When the node, being down, gets its next chance, and how long after that the one behind it.
+    trial: Option<(Instant, Duration)>,
 }
 
 impl Entry {
@@ -61,8 +69,9 @@ impl Entry {
             large: Estimator::default(),
             lies: 0,
             overtaken: 0,
+            trial: None,
         };
-        Self { inner: Mutex::new(inner), dial: tokio::sync::Mutex::new(()) }
+        Self { inner: Mutex::new(inner), dial: tokio::sync::Mutex::new(()), down: watch::Sender::new(false) }
     }
 
     pub(super) fn set_known(&self, mut known: KnownNode) {
@@ -142,10 +151,44 @@ impl Entry {
         inner.failures = inner.failures.saturating_add(1);
         inner.retry_at = Some(Instant::now() + backoff(inner.failures));
         inner.go_down(now_ms);
+        self.announce(&inner);
     }
 
     pub(super) fn failed(&self, now_ms: UnixMs) {
-        self.inner.lock().go_down(now_ms);
+        let mut inner = self.inner.lock();
+        inner.go_down(now_ms);
+        self.announce(&inner);
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.inner.lock().state.is_down()
+    }
+
+    /// Whether this caller shall try the node although it is down.
+    pub(super) fn takes_trial(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let now = Instant::now();
+        match inner.trial {
+            Some((at, wait)) if at <= now => {
+                let next = (wait * 2).min(BACKOFF_MAX);
+                inner.trial = Some((now + next, next));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) async fn until_down(&self) {
+        let mut down = self.down.subscribe();
+        // The sender is ours and lives as long as we do.
+        let _ = down.wait_for(|down| *down).await;
+    }
+
+    /// Tells those who wait, if the state has changed. Called with the state locked, so that they hear of
+    /// changes in their order.
+    fn announce(&self, inner: &Inner) {
+        let is_down = inner.state.is_down();
+        self.down.send_if_modified(|down| std::mem::replace(down, is_down) != is_down);
     }
 
     pub(super) fn answered(&self, latency: Duration, bytes: usize) {
@@ -156,6 +199,7 @@ impl Entry {
         }
         inner.overtaken = 0;
         inner.come_up();
+        self.announce(&inner);
     }
 
     /// A read was overtaken. Returns whether that makes the node a stalled one, which then counts as down.
@@ -168,13 +212,16 @@ impl Entry {
         if stalled {
             inner.overtaken = 0;
             inner.go_down(now_ms);
+            self.announce(&inner);
         }
         stalled
     }
 
     /// It answered something that carries no figure worth keeping.
     pub(super) fn alive(&self) {
-        self.inner.lock().come_up();
+        let mut inner = self.inner.lock();
+        inner.come_up();
+        self.announce(&inner);
     }
 
     pub(super) fn lied(&self) {
@@ -225,11 +272,13 @@ impl Inner {
     fn go_down(&mut self, now_ms: UnixMs) {
         if !self.state.is_down() {
             self.state = NodeState::Down { since_ms: now_ms };
+            self.trial = Some((Instant::now() + TRIAL_FIRST, TRIAL_FIRST));
         }
     }
 
     fn come_up(&mut self) {
         self.state = NodeState::Up;
+        self.trial = None;
         self.failures = 0;
         self.retry_at = None;
         self.last_answer = Some(Instant::now());

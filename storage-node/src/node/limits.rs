@@ -31,6 +31,11 @@ pub const AGREEMENTS_MAX: usize = 4096;
 pub const AGREEMENTS_PER_NAMESPACE_MAX: usize = 16;
 /// The longest encoded head with its delegation, so that [`HEADS_MAX`] of them fit one answer.
 pub const HEAD_LEN_MAX: usize = 720 + TEXT_LEN_MAX;
+/// How long the signatures of a grant are believed once they held. A delegation that was taken back meanwhile would end
+/// with its own time, not earlier, in any case.
+pub const GRANT_CHECKED_MS: u64 = 60_000;
+/// Grants whose signatures are remembered, a kilobyte each; searched from front to back.
+pub const GRANTS_CHECKED_MAX: usize = 64;
 /// Grants whose spent bytes are remembered; 64 bytes each.
 pub const GRANTS_TRACKED_MAX: usize = 65_536;
 /// Delegates' request headers that may be half read at once, each up to 64 KiB in memory. A complete header arrives in

@@ -3,20 +3,21 @@
 //! Delegates of namespaces with an agreement and strangers draw on separate pools, so that no number of
 //! strangers can starve those who pay. Everything here has a bound named in `node/limits.rs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use holdfast_protocol::limits::BLOCK_LEN_MAX;
 use holdfast_protocol::message::{Refusal, RefusalReason};
-use holdfast_protocol::record::Grant;
+use holdfast_protocol::record::{Grant, PresentedGrant, SignatureError};
 use holdfast_protocol::{NamespaceId, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::metric;
 use crate::node::limits::{
-    CONTROL_BURST, CONTROL_PER_SECOND, GRANTS_TRACKED_MAX, HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
+    CONTROL_BURST, CONTROL_PER_SECOND, GRANT_CHECKED_MS, GRANTS_CHECKED_MAX, GRANTS_TRACKED_MAX,
+    HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
 };
 
 /// How long a request may wait for memory before it is told to come back.
@@ -202,6 +203,16 @@ impl TokenBucket {
 #[derive(Default)]
 pub(crate) struct GrantLedger {
     spent: Mutex<HashMap<(NamespaceId, [u8; 16]), Spent>>,
+    /// Grants whose signatures were checked a moment ago, oldest first. A reader presents the same one with every
+    /// request, and two Ed25519 signatures cost as much as reading 64 KiB.
+    checked: Mutex<VecDeque<Checked>>,
+}
+
+struct Checked {
+    presented: PresentedGrant,
+    holder: NodeId,
+    grant: Grant,
+    until_ms: u64,
 }
 
 struct Spent {
@@ -210,6 +221,32 @@ struct Spent {
 }
 
 impl GrantLedger {
+    /// The grant, if it holds for `holder` now. Signatures that held are believed for [`GRANT_CHECKED_MS`]; what ends
+    /// is looked at each time.
+    pub(crate) fn verify(
+        &self,
+        presented: &PresentedGrant,
+        holder: NodeId,
+        now_ms: u64,
+    ) -> Result<Grant, SignatureError> {
+        let mut checked = self.checked.lock();
+        let known = checked.iter().find(|known| known.holder == holder && known.presented == *presented);
+        if let Some(known) = known.filter(|known| now_ms < known.until_ms && now_ms < known.grant.expires_ms)
+        {
+            return Ok(known.grant.clone());
+        }
+        checked.retain(|known| now_ms < known.until_ms && known.presented != *presented);
+        drop(checked);
+        let grant = presented.verify(holder, now_ms)?;
+        let mut checked = self.checked.lock();
+        if checked.len() >= GRANTS_CHECKED_MAX {
+            checked.pop_front();
+        }
+        let until_ms = now_ms.saturating_add(GRANT_CHECKED_MS);
+        checked.push_back(Checked { presented: presented.clone(), holder, grant: grant.clone(), until_ms });
+        Ok(grant)
+    }
+
     /// Charges `bytes` to the grant, or refuses and charges nothing.
     pub(crate) fn charge(&self, grant: &Grant, bytes: u64, now_ms: u64) -> Result<(), Refusal> {
         let mut spent = self.spent.lock();
@@ -254,6 +291,34 @@ mod tests {
         assert_eq!((0..5).filter(|_| bucket.take(0)).count(), 3);
         assert_eq!((0..5).filter(|_| bucket.take(100)).count(), 1);
         assert_eq!((0..9).filter(|_| bucket.take(1_000_000)).count(), 3);
+    }
+
+    #[test]
+    fn a_grant_that_was_checked_is_still_bound_to_its_holder_and_its_end() {
+        let namespace = SigningKey::from_seed(&[1; 32]).unwrap();
+        let grant = Grant {
+            v: 1,
+            namespace: NamespaceId(namespace.public()),
+            holder: node(2),
+            scopes: vec![],
+            ops: GrantOps { read: true, list: false },
+            not_before_ms: 1_000,
+            expires_ms: 20_000,
+            byte_budget: 1,
+            nonce: [0; 16],
+        };
+        let signed = holdfast_protocol::record::Signed::sign(grant.clone(), &namespace);
+        let presented = PresentedGrant { grant: signed.to_wire(), delegation: None };
+        let ledger = GrantLedger::default();
+        for now_ms in [2_000, 3_000, 19_999] {
+            assert_eq!(ledger.verify(&presented, node(2), now_ms).unwrap(), grant);
+            assert!(ledger.verify(&presented, node(3), now_ms).is_err(), "another peer cannot use it");
+        }
+        assert!(ledger.verify(&presented, node(2), 20_000).is_err(), "its end is its end");
+        let forger = SigningKey::from_seed(&[9; 32]).unwrap();
+        let forged = holdfast_protocol::record::Signed::sign(grant, &forger);
+        let forged = PresentedGrant { grant: forged.to_wire(), delegation: None };
+        assert!(ledger.verify(&forged, node(2), 2_000).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use holdfast_protocol::NamespaceId;
 use holdfast_protocol::message::{Refusal, RefusalReason};
-use holdfast_protocol::record::{AgreementId, Claim, ClaimState, Grant, PresentedGrant};
+use holdfast_protocol::record::{AgreementId, Claim, ClaimState, Grant, PresentedGrant, SignatureError};
 
 use super::session::{Right, Session, refuse_signature};
 
@@ -26,6 +26,7 @@ pub(crate) fn to_read(
     claims: &[Claim],
     grant: Option<&PresentedGrant>,
     owner: impl Fn(&AgreementId) -> Option<NamespaceId>,
+    verify: impl Fn(&PresentedGrant) -> Result<Grant, SignatureError>,
     now_ms: u64,
 ) -> Result<Permission, Refusal> {
     let authority = session.authority(Right::Read, now_ms);
@@ -40,7 +41,7 @@ pub(crate) fn to_read(
         return Ok(Permission::Public);
     }
     if let Some(presented) = grant {
-        let grant = presented.verify(session.peer, now_ms).map_err(|error| refuse_signature(&error))?;
+        let grant = verify(presented).map_err(|error| refuse_signature(&error))?;
         if !grant.ops.read {
             return refuse(RefusalReason::Forbidden, "the grant is not for reading");
         }

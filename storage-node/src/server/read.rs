@@ -46,7 +46,8 @@ pub(crate) async fn read_block(
     let found = node.store.locate(request.digest).await.map_err(|error| refusal::read(&error))?;
     let claims = found.as_ref().map_or(&[][..], |located| &located.claims);
     let owner = |agreement: &_| node.ledger.agreement(agreement).map(|held| held.terms().namespace);
-    let permission = match permit::to_read(session, claims, request.grant.as_deref(), owner, now_ms) {
+    let verify = |grant: &_| node.grants.verify(grant, session.peer, now_ms);
+    let permission = match permit::to_read(session, claims, request.grant.as_deref(), owner, verify, now_ms) {
         Ok(permission) => permission,
         Err(refusal) => return Err(name_loss(node, &request, refusal).await),
     };
