@@ -9,6 +9,7 @@ mod dataset;
 mod demo;
 mod gateway;
 mod inspect;
+mod key;
 mod network;
 mod node;
 mod objects;
@@ -87,12 +88,14 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Node(NodeCommand::Init(args)) => node::init(&args, output).await,
             Command::Node(NodeCommand::Run(args)) => node::run(args, output).await,
             Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
+            Command::Gateway(GatewayCommand::Init(args)) => gateway::init(&args, output),
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,
             Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
             Command::Plan(args) => plan::run(&args, output).await,
+            Command::Key(command) => key::run(command, output).await,
             Command::Put(args) => objects::put(args, output).await,
             Command::Get(args) => objects::get(args, output).await,
             Command::Cat(args) => objects::cat(args).await,
