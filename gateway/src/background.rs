@@ -19,16 +19,16 @@ mod heal;
 mod inbound;
 mod membership;
 mod nodes;
-mod pack;
 mod ownership;
+mod pack;
 mod repair;
 
 pub(crate) use auto::AutoRepair;
 pub(crate) use heal::Healing;
 pub(crate) use inbound::Connections;
 pub(crate) use nodes::{AdmitError, admit, remove, restore as restore_nodes};
-pub(crate) use pack::{Expansion, PackRunner};
 pub(crate) use ownership::Ownership;
+pub(crate) use pack::{Expansion, PackRunner};
 pub(crate) use repair::{RepairRunner, RepairState};
 
 /// The running tasks.

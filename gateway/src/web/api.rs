@@ -10,11 +10,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
-pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
 use crate::keys::Rules;
 use crate::keys::trail::Entry;
 use crate::meta::KeyCounts;
+pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
+pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
 
 /// `POST /api/v1/nodes`: a node introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
