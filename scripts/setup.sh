@@ -67,6 +67,16 @@ fi
 
 # --- clients for the tests ------------------------------------------------------------------------
 if [ "${1:-}" = "--tests" ]; then
+  # The server alone: tests start clusters of their own, so no service is wanted.
+  if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    echo "setup: installing PostgreSQL"
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+    $sudo sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    $sudo apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+  fi
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
   venv="$cache/venv-2"
   if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3, awscrt' 2>/dev/null; then

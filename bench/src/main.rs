@@ -6,6 +6,7 @@
 mod chunked;
 mod client;
 mod fetch;
+mod database;
 mod load;
 mod measure;
 mod network;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::Endpoint;
+use crate::database::Database;
 use crate::measure::{Goal, Line};
 use crate::network::{Mode, Network, Plan};
 use crate::pattern::Pattern;
@@ -85,6 +87,10 @@ struct RunArgs {
     /// A directory on the disk to measure; needs 20 GB free
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     scratch: PathBuf,
+    /// Where metadata is kept: rocksdb, postgres (a server is started), or a postgres:// URL. Several, one after
+    /// the other: rocksdb,postgres
+    #[arg(long, default_value = "rocksdb", value_name = "WHERE", value_delimiter = ',')]
+    meta: Vec<Database>,
     /// Leave the data directories there
     #[arg(long)]
     keep: bool,
@@ -165,23 +171,26 @@ async fn run(args: RunArgs) -> Result<()> {
     }
     let modes = args.mode.map_or_else(|| vec![Mode::Separate, Mode::InProcess], |mode| vec![mode]);
     let mut tables = Vec::new();
-    for mode in modes {
+    let metas = args.meta.iter();
+    for (mode, meta) in modes.into_iter().flat_map(|mode| metas.clone().map(move |meta| (mode, meta))) {
         let title = match mode {
             Mode::Separate => "six node processes over QUIC, one gateway, policy local",
             Mode::InProcess => "six nodes inside the gateway's process, policy local",
         };
-        println!("\n{title}\n{}", report::head());
+        let database = meta.start()?;
+        println!("\n{title}, metadata in {meta}\n{}", report::head());
         let folder = args.scratch.join(format!("holdfast-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let plan = Plan { binary: args.binary.clone(), data: folder.join("data"), mode };
+        let plan =
+            Plan { binary: args.binary.clone(), data: folder.join("data"), mode, meta: database.url.clone() };
         let lines = measure_network(&plan, &args.common).await;
         if args.keep {
             println!("kept: {}", folder.display());
         } else {
             std::fs::remove_dir_all(&folder).ok();
         }
-        tables.push(Table { mode: Some(mode), lines: lines? });
+        tables.push(Table { mode: Some(mode), meta: meta.to_string(), lines: lines? });
     }
     args.common.report(subject, machine, tables)
 }
@@ -243,5 +252,9 @@ async fn against(args: AgainstArgs) -> Result<()> {
     };
     println!("{}; {}\n{}", args.address, report::machine_line(&machine), report::head());
     let lines = scenario.run().await?;
-    args.common.report(args.address.to_string(), machine, vec![Table { mode: None, lines }])
+    args.common.report(
+        args.address.to_string(),
+        machine,
+        vec![Table { mode: None, meta: String::new(), lines }],
+    )
 }

@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) data: PathBuf,
     /// Where the nodes run.
     pub(crate) mode: Mode,
+    /// The database of the metadata; in the data directory without one.
+    pub(crate) meta: Option<String>,
 }
 
 /// A running network.
@@ -78,6 +80,10 @@ impl Network {
         command.args(["--s3-tls-listen", "127.0.0.1:0"]);
         if plan.mode == Mode::Separate {
             command.arg("--separate-nodes");
+        }
+        command.env_remove("HOLDFAST_META");
+        if let Some(url) = &plan.meta {
+            command.env("HOLDFAST_META", url);
         }
         command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let start = Instant::now();

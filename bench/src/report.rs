@@ -31,6 +31,9 @@ pub(crate) struct Report {
 pub(crate) struct Table {
     /// Where the nodes ran; `None` for a server that we did not start.
     pub(crate) mode: Option<Mode>,
+    /// Where its metadata was; empty for a server that we did not start.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) meta: String,
     /// The lines.
     pub(crate) lines: Vec<Line>,
 }

@@ -10,6 +10,13 @@ use holdfast_protocol::record::PolicyName;
 use crate::periods::Period;
 use crate::sizes::ByteSize;
 
+mod key;
+
+pub(crate) use key::{
+    KeyBackupArgs, KeyCommand, KeyCreateArgs, KeyDelegateArgs, KeyInspectArgs, KeyListArgs, KeyRestoreArgs,
+    KeyRevokeArgs, KeyRotateArgs, KeyShareArgs, KeyTrailArgs, KeyUsageArgs,
+};
+
 /// Decentralized, content-addressed storage for AI datasets and checkpoints.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast", version, propagate_version = true, max_term_width = 110)]
@@ -55,6 +62,9 @@ pub(crate) enum Command {
     Repair(RepairCommand),
     /// Show what an upload would take and how long it would last
     Plan(PlanArgs),
+    /// Say who may do what, hand rights on, keep the namespace's own keys safe
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Upload a file or a directory to BUCKET/PREFIX
     Put(PutArgs),
     /// Download BUCKET/KEY, or all under BUCKET/PREFIX/
@@ -93,6 +103,9 @@ pub(crate) struct UpArgs {
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
     pub(crate) s3_listen: SocketAddr,
+    /// Metadata
+    #[command(flatten)]
+    pub(crate) meta: MetaArgs,
     /// S3 over TLS
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
@@ -249,8 +262,40 @@ pub(crate) struct NodeStatusArgs {
 /// What a gateway's operator does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum GatewayCommand {
+    /// Make a gateway's keys and a recovery file of them, or take them from one
+    Init(GatewayInitArgs),
     /// Serve S3
     Run(GatewayRunArgs),
+}
+
+/// Options of `gateway init`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast gateway init --data ./gateway --recovery-file /media/stick/recovery.txt
+  holdfast gateway init --data ./gateway-2 --from recovery.txt   (a second gateway of the namespace)
+The code of the recovery file is shown and asked back; with --from it is asked for.")]
+pub(crate) struct GatewayInitArgs {
+    /// Where keys and metadata will be kept
+    #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where the recovery file is written [default: DIR/recovery.txt; move it elsewhere]
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub(crate) recovery_file: Option<PathBuf>,
+    /// Take the namespace's keys from this recovery file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+}
+
+/// Where metadata is kept, and what is written down.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MetaArgs {
+    /// A PostgreSQL database that several gateways share: postgres://USER:PASSWORD@HOST/DATABASE
+    /// [default: RocksDB in DIR/meta]
+    #[arg(long, env = "HOLDFAST_META", value_name = "URL", hide_env_values = true)]
+    pub(crate) meta: Option<String>,
+    /// Write requests that only read into the audit trail, too
+    #[arg(long, env = "HOLDFAST_TRAIL_READS")]
+    pub(crate) trail_reads: bool,
 }
 
 /// Options of `gateway run`.
@@ -268,6 +313,9 @@ pub(crate) struct GatewayRunArgs {
     /// Where S3 clients connect
     #[arg(long, env = "HOLDFAST_S3_LISTEN", default_value = "127.0.0.1:9000", value_name = "ADDR")]
     pub(crate) s3_listen: SocketAddr,
+    /// Metadata
+    #[command(flatten)]
+    pub(crate) meta: MetaArgs,
     /// S3 over TLS
     #[command(flatten)]
     pub(crate) tls: TlsArgs,

@@ -100,6 +100,10 @@ impl Admin {
         self.call(Method::POST, path, Bytes::from(serde_json::to_vec(body)?)).await
     }
 
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
     /// The status of `/healthz`, or `None` while nobody listens.
     pub(crate) async fn is_healthy(&self) -> Result<bool> {
         let url = self.base.join("healthz")?;

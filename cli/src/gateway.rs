@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use holdfast_gateway::{CertificateFiles, Gateway, GatewayConfig, GatewayKeys, TlsConfig};
+use holdfast_gateway::keys::recovery;
+use holdfast_gateway::{CertificateFiles, Gateway, GatewayConfig, GatewayKeys, MetaLocation, TlsConfig};
 use holdfast_protocol::record::{Policy, PolicyName};
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{GatewayRunArgs, TlsArgs};
+use crate::args::{GatewayInitArgs, GatewayRunArgs, MetaArgs, TlsArgs};
 use crate::client::Admin;
+use crate::key;
 use crate::network::{NetworkFile, NodeEntry, write_credentials};
 use crate::output::Output;
 use crate::signals::stop_token;
@@ -47,6 +49,40 @@ pub(crate) fn tls(args: &TlsArgs) -> Option<TlsConfig> {
     let files = args.tls_cert.clone().zip(args.tls_key.clone());
     let files = files.map(|(cert, key)| CertificateFiles { cert, key });
     Some(TlsConfig { listen: args.s3_tls_listen?, files })
+}
+
+/// Where metadata is kept, as the options ask for it.
+pub(crate) fn meta(config: &mut GatewayConfig, args: &MetaArgs) -> Result<()> {
+    config.trail_reads = args.trail_reads;
+    if let Some(url) = &args.meta {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            bail!("--meta takes a URL like postgres://USER:PASSWORD@HOST/DATABASE; leave it out for RocksDB");
+        }
+        config.meta = MetaLocation::Database(url.clone());
+    }
+    Ok(())
+}
+
+/// `holdfast gateway init`.
+pub(crate) fn init(args: &GatewayInitArgs, output: Output) -> Result<ExitCode> {
+    if let Some(file) = &args.from {
+        let typed = key::ask("Recovery code: ")?.context("the recovery code is read from standard input")?;
+        key::restore_keys(&args.data, file, &typed, output)?;
+    }
+    let keys = keys(&args.data, "gateway")?;
+    output.value(&serde_json::json!({
+        "event": "keys",
+        "namespace": keys.namespace_id().to_string(),
+        "gateway": keys.node_id().to_string(),
+    }));
+    output.say(format!("gateway {} of namespace {}", keys.node_id(), keys.namespace_id()));
+    if args.from.is_none() {
+        let file = args.recovery_file.clone().unwrap_or_else(|| args.data.join("recovery.txt"));
+        let code = recovery::back_up(&args.data, &file, SystemClock.now_ms())?;
+        key::confirm_code(&args.data, &file, &code, output)?;
+    }
+    output.say(format!("next: holdfast gateway run --data {}", args.data.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A gateway that is open and has left its addresses and credentials in the data directory.
@@ -136,6 +172,13 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     config.s3_tls = tls(&args.tls);
     config.web_listen = args.web_listen;
     config.cache_disk_bytes = args.cache_size.map_or(0, |size| size.0);
+    meta(&mut config, &args.meta)?;
+    if !recovery::is_confirmed(&args.data) {
+        output.say(format!(
+            "note: no recovery file was confirmed for {}; `holdfast key backup` makes one",
+            args.data.display()
+        ));
+    }
     let opened = open(config, Vec::new()).await?;
     output.value(&serde_json::json!({ "event": "open", "network": opened.network }));
     output.say(format!(

@@ -10,6 +10,7 @@ mod demo;
 mod direct;
 mod gateway;
 mod inspect;
+mod key;
 mod network;
 mod node;
 mod node_disks;
@@ -94,6 +95,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
             Command::Node(NodeCommand::RebuildIndex(args)) => node_disks::rebuild_index(args, output).await,
             Command::Node(NodeCommand::Scrub(args)) => node_disks::scrub(args, output).await,
+            Command::Gateway(GatewayCommand::Init(args)) => gateway::init(&args, output),
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
@@ -101,6 +103,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Repair(RepairCommand::Status(args)) => repair::status(&args, output).await,
             Command::Plan(args) => plan::run(&args, output).await,
             Command::Transcript(TranscriptCommand::Verify(args)) => direct::verify(&args, output).await,
+            Command::Key(command) => key::run(command, output).await,
             Command::Put(args) => objects::put(args, output).await,
             Command::Get(args) => objects::get(args, output).await,
             Command::Cat(args) => objects::cat(args).await,

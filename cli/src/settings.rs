@@ -117,6 +117,7 @@ fn collect(command: &Command, table: &toml::Table, path: String, into: &mut Vec<
             None if !default.is_empty() => (Some(default.join(",")), "default".to_owned()),
             None => (None, "unset".to_owned()),
         };
+        let value = value.map(without_password);
         into.push(Setting { command: path.clone(), option: key.replace('_', "-"), value, source });
     }
     let empty = toml::Table::new();
@@ -125,6 +126,15 @@ fn collect(command: &Command, table: &toml::Table, path: String, into: &mut Vec<
         let path =
             if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
         collect(sub, inner, path, into);
+    }
+}
+
+/// A URL with its user and password taken out; anything else as it is.
+fn without_password(value: String) -> String {
+    let Some((scheme, rest)) = value.split_once("://") else { return value };
+    match rest.rsplit_once('@') {
+        Some((_, place)) => format!("{scheme}://…@{place}"),
+        None => value,
     }
 }
 
@@ -165,6 +175,12 @@ mod tests {
         assert!(error.to_string().contains("up.noodles"), "{error}");
         let error = parse("[upp]\nnodes = 3\n", &["holdfast", "up"]).expect_err("no such command");
         assert!(error.to_string().contains("[upp]"), "{error}");
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        assert_eq!(without_password("postgres://me:s3cr@t@db:5432/h".to_owned()), "postgres://…@db:5432/h");
+        assert_eq!(without_password("http://gateway:8080".to_owned()), "http://gateway:8080");
     }
 
     #[test]

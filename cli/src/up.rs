@@ -67,6 +67,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     config.s3_listen = args.s3_listen;
     config.s3_tls = gateway::tls(&args.tls);
     config.web_listen = args.web_listen;
+    gateway::meta(&mut config, &args.meta)?;
     config.seeds = nodes.seeds()?;
     let outcome = match gateway::open(config, nodes.entries.clone()).await {
         Ok(opened) => {

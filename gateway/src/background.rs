@@ -1,7 +1,8 @@
 //! What a gateway does between requests: keeps nodes known and agreed with, delivers what was queued, completes and
 //! packs stripes, answers nodes that ask, repairs.
 //!
-//! Every task ends with one token; every queue is rows in the metadata, so a restart goes on where it stopped.
+//! Every task ends with one token; every queue is rows in the metadata, so a restart goes on where it stopped. Of the
+//! gateways of one namespace one owns what must not be done twice ([`ownership`]); the others serve.
 
 use std::sync::Arc;
 
@@ -12,10 +13,13 @@ use crate::gateway::Core;
 
 mod auto;
 mod complete;
+mod counts;
 mod deliver;
 mod heal;
 mod inbound;
+mod membership;
 mod nodes;
+mod ownership;
 mod pack;
 mod repair;
 
@@ -23,6 +27,7 @@ pub(crate) use auto::AutoRepair;
 pub(crate) use heal::Healing;
 pub(crate) use inbound::Connections;
 pub(crate) use nodes::{AdmitError, admit, remove, restore as restore_nodes};
+pub(crate) use ownership::Ownership;
 pub(crate) use pack::{Expansion, PackRunner};
 pub(crate) use repair::{RepairRunner, RepairState};
 
@@ -43,13 +48,17 @@ impl Background {
 pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: CancellationToken) -> Background {
     let tasks = TaskTracker::new();
     tasks.spawn(nodes::keep(Arc::clone(&core), stop.clone()));
-    tasks.spawn(deliver::commits(Arc::clone(&core), stop.clone()));
-    tasks.spawn(deliver::releases(Arc::clone(&core), stop.clone()));
-    tasks.spawn(complete::run(Arc::clone(&core), stop.clone()));
-    tasks.spawn(complete::sweep(Arc::clone(&core), stop.clone()));
+    tasks.spawn(ownership::keep(Arc::clone(&core), stop.clone()));
+    tasks.spawn(counts::keep(Arc::clone(&core), stop.clone()));
+    tasks.spawn(membership::keep(Arc::clone(&core), stop.clone()));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), deliver::commits));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), deliver::releases));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), complete::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), complete::sweep));
+    // Reports come from this gateway's reads; what two gateways settle of one report is settled once.
     tasks.spawn(heal::run(Arc::clone(&core), stop.clone()));
-    tasks.spawn(auto::run(Arc::clone(&core), stop.clone()));
-    tasks.spawn(pack::run(Arc::clone(&core), stop.clone()));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), auto::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), pack::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));
     tasks.spawn(inbound::serve(Arc::clone(&core), connections, stop.clone()));
     tasks.spawn(repair::stop_with(core, stop));

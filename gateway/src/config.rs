@@ -40,6 +40,25 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// Where metadata is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub enum MetaLocation {
+    /// In the data directory, by RocksDB; one gateway has the namespace to itself.
+    Directory,
+    /// In a database that speaks the PostgreSQL protocol, at this URL; several gateways share the namespace.
+    Database(String),
+}
+
+impl fmt::Debug for MetaLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.write_str(match self {
+            Self::Directory => "Directory",
+            Self::Database(_) => "Database(redacted)",
+        })
+    }
+}
+
 /// Everything [`crate::Gateway::open`] needs.
 #[derive(Clone)]
 pub struct GatewayConfig {
@@ -59,6 +78,10 @@ pub struct GatewayConfig {
     pub transport: Arc<dyn Transport>,
     /// Nodes to know from the start, besides those that the metadata remembers.
     pub seeds: Vec<SeedNode>,
+    /// Where metadata is kept.
+    pub meta: MetaLocation,
+    /// Whether the audit trail also has requests that only read.
+    pub trail_reads: bool,
     /// Memory bounds.
     pub memory: MemoryLimits,
     /// Bytes of blocks that may be kept on the local disk, under the data directory; 0 for none.
@@ -87,6 +110,8 @@ impl GatewayConfig {
             policy: Policy::LOCAL,
             transport,
             seeds: Vec::new(),
+            meta: MetaLocation::Directory,
+            trail_reads: false,
             memory: MemoryLimits::default(),
             cache_disk_bytes: 0,
             timing: Timing::default(),
@@ -106,6 +131,7 @@ impl fmt::Debug for GatewayConfig {
             .field("s3_tls", &self.s3_tls)
             .field("web_listen", &self.web_listen)
             .field("policy", &self.policy.name)
+            .field("meta", &self.meta)
             .field("seeds", &self.seeds.len())
             .finish_non_exhaustive()
     }

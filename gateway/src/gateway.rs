@@ -13,10 +13,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::background;
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, MetaLocation};
 use crate::crypt::NamespaceKeys;
-use crate::keys::{AccessKeys, Credentials, GatewayKeys, KeysError};
-use crate::meta::{Meta, MetaError, MetaStore, RocksConfig, RocksStore, StoreError};
+use crate::keys::trail::Trail;
+use crate::keys::{AccessKeyError, AccessKeys, Credentials, GatewayKeys, KeysError};
+use crate::meta::{
+    Meta, MetaError, MetaStore, PostgresConfig, PostgresStore, RocksConfig, RocksStore, StoreError,
+};
 use crate::{s3, web};
 
 pub(crate) mod body;
@@ -56,15 +59,9 @@ struct Parts {
 }
 
 impl Gateway {
-    /// Opens the metadata under the data directory, makes the first access key on the first open, and binds all
-    /// listeners.
+    /// Opens the metadata, makes the owner's access key on the first open, and binds all listeners.
     pub async fn open(config: GatewayConfig) -> Result<Arc<Self>, OpenGatewayError> {
         let lock = lock_directory(&config)?;
-        let access_keys = AccessKeys::load_or_create(
-            &config.dir.join("keys"),
-            config.keys.root().expose(),
-            config.clock.now_ms(),
-        )?;
         // Sockets before metadata: a port in use is the commoner mistake, and cheaper to find.
         let s3 = listen::bind("S3", config.s3_listen, "--s3-listen").await?;
         let (s3_tls, s3_tls_ca) = bind_tls(&config).await?.unzip();
@@ -72,13 +69,20 @@ impl Gateway {
         let web = listen::bind("the web side", config.web_listen, "--web-listen").await?;
         let (s3_addr, web_addr) = (addr_of(&s3, config.s3_listen), addr_of(&web, config.web_listen));
         let s3_tls_addr = s3_tls.as_ref().and_then(|listener| listener.tcp.local_addr().ok());
-        let rocks = RocksConfig::new(config.dir.join("meta"));
-        let opening = tokio::task::spawn_blocking(move || RocksStore::open(&rocks));
-        let store: Arc<dyn MetaStore> = opening.await.map_err(|_| OpenGatewayError::Stopping)??;
+        let store = open_store(&config).await?;
         let namespace = NamespaceKeys::new(config.keys.root().clone(), config.keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::clone(&config.clock)).await?;
         let cache = open_cache(&config).await?;
-        let (core, connections) = Core::over_network(config, meta, access_keys, Some(cache));
+        let access_keys = AccessKeys::open(
+            Arc::clone(&meta),
+            config.keys.root().expose(),
+            &config.dir.join("keys"),
+            config.clock.now_ms(),
+        )
+        .await?;
+        let trail = Trail::open(&config.dir, config.keys.root())
+            .map_err(|source| OpenGatewayError::Trail { path: config.dir.join("trail"), source })?;
+        let (core, connections) = Core::over_network(config, meta, access_keys, Some(trail), Some(cache));
         background::restore_nodes(&core).await?;
         let parts = Mutex::new(Some(Parts {
             s3: Listener::plain(s3),
@@ -109,6 +113,9 @@ impl Gateway {
         tokio::join!(s3, s3_tls, web);
         stop_background.cancel();
         background.stopped().await;
+        if let Err(error) = core.key_usage.flush(&core.meta, core.config.clock.now_ms()).await {
+            tracing::warn!(%error, "the last counts of access keys are lost");
+        }
         core.meta.close().await?;
         drop(parts.lock);
         tracing::info!("the gateway has stopped");
@@ -143,6 +150,20 @@ impl Gateway {
     /// The keys.
     pub fn keys(&self) -> &GatewayKeys {
         &self.core.config.keys
+    }
+}
+
+async fn open_store(config: &GatewayConfig) -> Result<Arc<dyn MetaStore>, OpenGatewayError> {
+    match &config.meta {
+        MetaLocation::Directory => {
+            let rocks = RocksConfig::new(config.dir.join("meta"));
+            let opening = tokio::task::spawn_blocking(move || RocksStore::open(&rocks));
+            Ok(opening.await.map_err(|_| OpenGatewayError::Stopping)??)
+        }
+        MetaLocation::Database(url) => {
+            let database = PostgresConfig::new(url.clone(), &config.keys.node_id());
+            Ok(PostgresStore::open(&database).await?)
+        }
     }
 }
 
@@ -186,6 +207,17 @@ pub enum OpenGatewayError {
     /// The keys of the data directory.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The access keys.
+    #[error("cannot use the access keys: {0}")]
+    AccessKeys(#[from] AccessKeyError),
+    /// The audit trail cannot be written.
+    #[error("cannot write the audit trail at {path}: {source}", path = .path.display())]
+    Trail {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Somebody else listens there.
     #[error(
         "cannot listen for {what} on {address}: the port is already in use; \
@@ -251,7 +283,9 @@ impl OpenGatewayError {
             Self::Store(error) => error.is_retryable(),
             Self::Meta(error) => error.is_retryable(),
             Self::Cache(error) => error.is_retryable(),
-            Self::PortInUse { .. }
+            Self::AccessKeys(error) => error.is_retryable(),
+            Self::Trail { .. }
+            | Self::PortInUse { .. }
             | Self::Listen { .. }
             | Self::InUse { .. }
             | Self::Lock { .. }

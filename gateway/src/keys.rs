@@ -18,10 +18,22 @@ use zeroize::Zeroizing;
 
 mod access;
 mod file;
+mod legacy;
+mod limits;
+pub mod recovery;
+pub mod rules;
+pub mod token;
+pub mod trail;
+mod usage;
 
 pub(crate) use access::AccessKeys;
-pub use access::Credentials;
+pub use access::{AccessKey, AccessKeyError, Credentials};
 pub use file::DATA_FORMAT;
+pub(crate) use limits::{Limits, Place};
+pub use rules::{Grant, Operation, Rules};
+pub(crate) use token::Tokens;
+pub use token::{Asked, Presented, Token};
+pub(crate) use usage::KeyUsage;
 
 /// How long a self-issued delegation runs. It is renewed at a start once half of it has passed, so a gateway
 /// that restarts at least twice a year never meets its end.

@@ -16,7 +16,8 @@ pub mod unixfs;
 pub mod web;
 
 pub use config::{
-    CertificateFiles, GatewayConfig, HttpLimits, MemoryLimits, RepairPolicy, SeedNode, Timing, TlsConfig,
+    CertificateFiles, GatewayConfig, HttpLimits, MemoryLimits, MetaLocation, RepairPolicy, SeedNode, Timing,
+    TlsConfig,
 };
 pub use gateway::{Gateway, OpenGatewayError, RunGatewayError, TlsError};
-pub use keys::{AdminToken, Credentials, DATA_FORMAT, GatewayKeys, KeysError, RootKey};
+pub use keys::{AccessKeyError, AdminToken, Credentials, DATA_FORMAT, GatewayKeys, KeysError, RootKey};

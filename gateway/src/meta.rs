@@ -22,7 +22,9 @@ mod check;
 mod codec;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod counts;
 mod error;
+mod lease;
 mod list;
 mod manifest;
 mod model;
@@ -31,6 +33,7 @@ mod object;
 mod pack;
 mod pages;
 mod placement;
+pub mod postgres;
 mod queue;
 mod refs;
 pub mod rocks;
@@ -43,10 +46,13 @@ mod upkeep;
 mod upload;
 
 pub use check::{CheckReport, Finding};
+pub use counts::{KeyCounts, KeyDay};
 pub use error::{BucketError, MetaError, PlacementError, PutError, UploadError};
+pub use lease::{Fence, Lease};
 pub use manifest::ManifestReader;
 pub use model::*;
 pub use pack::Origins;
+pub use postgres::{PostgresConfig, PostgresStore};
 pub use queue::SweepReport;
 pub use rocks::{RocksConfig, RocksStore};
 pub use store::{MetaStore, Precondition, StoreError, TransactError, Transaction, Write};
@@ -71,6 +77,8 @@ pub struct Meta {
     pages: pages::PageCache,
     /// Held by a writer that lost a race, so that losers retry one at a time instead of against each other.
     retry_turn: tokio::sync::Mutex<()>,
+    /// The fence of the shared work, as this gateway held it last; none when it never did.
+    owner: RwLock<Option<Fence>>,
     /// Where the sweep of tombstones goes on.
     sweep_from: Mutex<Option<Vec<u8>>>,
 }
@@ -97,6 +105,7 @@ impl Meta {
             nodes: node::NodeTable::default(),
             pages: pages::PageCache::default(),
             retry_turn: tokio::sync::Mutex::new(()),
+            owner: RwLock::default(),
             sweep_from: Mutex::default(),
         };
         meta.check_format().await?;

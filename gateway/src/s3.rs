@@ -34,6 +34,7 @@ mod put;
 mod rechunk;
 mod refuse;
 mod service;
+pub(crate) mod session;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -59,7 +60,8 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
             let method = request.method().clone();
             let expects = request.headers().contains_key(header::EXPECT);
             let asked_for = request.body().asked_for();
-            let mut response = answer(&service, request).await?;
+            let session = session::Session::begin(&core, &request);
+            let mut response = session.scope(answer(&service, request)).await?;
             if expects && !asked_for.load(Ordering::Relaxed) {
                 // The client gets its answer instead of "100 Continue". botocore then takes the next answer on the
                 // connection for a part of this one, so it must not use the connection again.
@@ -71,7 +73,7 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
             if let Ok(id) = HeaderValue::try_from(id) {
                 response.headers_mut().insert(REQUEST_ID, id);
             }
-            Ok(response.map(answer_body))
+            Ok(session.answered(response).map(answer_body))
         }
         .boxed()
     })

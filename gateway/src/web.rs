@@ -21,6 +21,7 @@ use crate::gateway::{Core, telemetry};
 mod admin;
 pub mod api;
 mod challenge;
+mod keys;
 mod nodes;
 mod openapi;
 mod page;
@@ -51,6 +52,14 @@ fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/nodes/{id}", delete(nodes::remove))
         .route("/api/v1/objects", get(admin::objects))
         .route("/api/v1/culprits", get(admin::culprits))
+        .route("/api/v1/keys", get(keys::list).post(keys::create))
+        .route("/api/v1/keys/{id}", delete(keys::revoke))
+        .route("/api/v1/keys/{id}/rotate", post(keys::rotate))
+        .route("/api/v1/keys/{id}/token", post(keys::token))
+        .route("/api/v1/tokens/{id}", delete(keys::revoke_token))
+        .route("/api/v1/buckets/{id}/rotate", post(keys::rotate_bucket))
+        .route("/api/v1/usage", get(keys::usage))
+        .route("/api/v1/trail", get(keys::trail))
         .route("/api/v1/repair", get(repair::state).post(repair::start))
         .route("/api/v1/repair/damage", post(repair::damage))
         .route("/api/v1/challenge", post(challenge::targets))

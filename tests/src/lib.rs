@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub mod postgres;
+
 /// A program that does not become ready within this time has failed.
 const READY: Duration = Duration::from_secs(60);
 /// How long conditions are polled for before a test gives up.
@@ -287,6 +289,15 @@ impl Network {
             .args(["--data", self.data.to_str().context("UTF-8")?])
             .stdin(Stdio::null())
             .output()?;
+        let text = succeeded(output, &format!("holdfast {}", args.join(" ")))?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("`{line}` is no JSON")))
+            .collect()
+    }
+
+    /// Runs a `holdfast` command that asks no gateway; it must succeed. Returns its JSON lines.
+    pub fn holdfast_offline(&self, args: &[&str]) -> Result<Vec<Value>> {
+        let output = Command::new(program()?).arg("--json").args(args).stdin(Stdio::null()).output()?;
         let text = succeeded(output, &format!("holdfast {}", args.join(" ")))?;
         text.lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("`{line}` is no JSON")))

@@ -49,7 +49,7 @@ pub(crate) async fn restore(core: &Core) -> Result<(), MetaError> {
     Ok(())
 }
 
-fn tell_pool(core: &Core, node: KnownNode) {
+pub(super) fn tell_pool(core: &Core, node: KnownNode) {
     if let Err(error) = core.pool.upsert(node) {
         tracing::warn!(%error, "a node is left out");
     }
@@ -236,7 +236,7 @@ fn domain_facts(record: &NodeRecord, addresses: &[SocketAddr]) -> DomainFacts {
     }
 }
 
-fn known(core: &Core, entry: &NodeEntry, now_ms: u64) -> KnownNode {
+pub(super) fn known(core: &Core, entry: &NodeEntry, now_ms: u64) -> KnownNode {
     let in_force =
         entry.agreement.as_ref().and_then(|agreement| agreement.verify().ok()).filter(|agreement| {
             agreement.terms().end_ms > now_ms

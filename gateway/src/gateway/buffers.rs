@@ -5,21 +5,29 @@
 //! block made under it is dropped, so what is in flight to nodes counts too. Buffers of whole blocks are kept for the
 //! next upload: fresh pages from the kernel cost more than hashing what is put in them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use holdfast_protocol::limits::BLOCK_LEN_MAX;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::s3::session::tenant;
+
 const BLOCK_BYTES: usize = BLOCK_LEN_MAX as usize;
 /// Idle buffers kept; about what two stripes of 10+4 need.
 const IDLE_BUFFERS_MAX: usize = 24;
+/// A tenant that is not the owner holds at most this fraction of the memory: whoever leaves uploads hanging leaves the
+/// greater part to others.
+const TENANT_SHARE: usize = 4;
 
 /// The memory that all uploads share.
 pub(crate) struct UploadMemory {
     budget: Arc<Semaphore>,
     budget_bytes: usize,
+    /// What each tenant may hold, while it holds any; permits keep their semaphores alive.
+    shares: Mutex<HashMap<String, Weak<Semaphore>>>,
     idle: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -27,7 +35,12 @@ impl UploadMemory {
     /// A budget of `bytes` for bodies and the parity made of them.
     pub(crate) fn new(bytes: usize) -> Self {
         let budget_bytes = bytes.clamp(1, Semaphore::MAX_PERMITS >> 3);
-        Self { budget: Arc::new(Semaphore::new(budget_bytes)), budget_bytes, idle: Arc::default() }
+        Self {
+            budget: Arc::new(Semaphore::new(budget_bytes)),
+            budget_bytes,
+            shares: Mutex::default(),
+            idle: Arc::default(),
+        }
     }
 
     /// Waits until `bytes` of a stripe, parity included, fit into the budget. More than the whole budget counts as
@@ -36,13 +49,34 @@ impl UploadMemory {
     /// # Cancel safety
     /// Cancel safe.
     pub(crate) async fn lease(&self, bytes: usize) -> Lease {
+        // A tenant waits for its own share first, so that its uploads in waiting stand in nobody else's way.
+        let share = match tenant() {
+            Some(tenant) => Some(self.lease_share(&tenant, bytes).await),
+            None => None,
+        };
         let bytes = bytes.min(self.budget_bytes).max(1);
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget)
             .acquire_many_owned(permits)
             .await
             .expect("the budget's semaphore is never closed");
-        Lease { _permit: Arc::new(permit), idle: Arc::clone(&self.idle) }
+        Lease { _permit: Arc::new((share, permit)), idle: Arc::clone(&self.idle) }
+    }
+
+    async fn lease_share(&self, tenant: &str, bytes: usize) -> OwnedSemaphorePermit {
+        let share_bytes = (self.budget_bytes / TENANT_SHARE).max(1);
+        let share = {
+            let mut shares = self.shares.lock();
+            shares.retain(|_, share| share.strong_count() > 0);
+            let share = shares.get(tenant).and_then(std::sync::Weak::upgrade);
+            share.unwrap_or_else(|| {
+                let share = Arc::new(Semaphore::new(share_bytes));
+                shares.insert(tenant.to_owned(), Arc::downgrade(&share));
+                share
+            })
+        };
+        let permits = u32::try_from(bytes.min(share_bytes).max(1)).unwrap_or(u32::MAX);
+        share.acquire_many_owned(permits).await.expect("a share's semaphore is never closed")
     }
 
     /// Bytes not leased.
@@ -59,7 +93,7 @@ impl UploadMemory {
 /// Memory for the blocks of one stripe.
 #[derive(Clone)]
 pub(crate) struct Lease {
-    _permit: Arc<OwnedSemaphorePermit>,
+    _permit: Arc<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>,
     idle: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 

@@ -20,9 +20,11 @@ use super::buffers::UploadMemory;
 use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
-use crate::background::{AutoRepair, Connections, Healing, PackRunner, RepairRunner};
+use crate::background::{AutoRepair, Connections, Healing, Ownership, PackRunner, RepairRunner};
 use crate::config::GatewayConfig;
-use crate::keys::AccessKeys;
+use crate::keys::token::TokenRoot;
+use crate::keys::trail::Trail;
+use crate::keys::{AccessKeys, KeyUsage, Limits, Tokens};
 use crate::meta::Meta;
 
 const TAG_CONTEXT: &str = "holdfast claim tag secret v1";
@@ -33,6 +35,11 @@ pub(crate) struct Core {
     pub(crate) config: GatewayConfig,
     pub(crate) meta: Arc<Meta>,
     pub(crate) access_keys: AccessKeys,
+    pub(crate) key_limits: Limits,
+    pub(crate) key_usage: KeyUsage,
+    pub(crate) tokens: Tokens,
+    /// Who did what; tests may have none.
+    pub(crate) trail: Option<Trail>,
     pub(crate) plane: Arc<dyn Plane>,
     pub(crate) uploads: UploadMemory,
     pub(crate) pool: Arc<NodePool>,
@@ -44,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) healing: Arc<Healing>,
     /// Reads verified bytes; its counters are shown.
     pub(crate) fetcher: Fetcher,
+    /// Whether this gateway does what only one of a namespace's gateways may do.
+    pub(crate) ownership: Ownership,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -55,6 +64,7 @@ impl Core {
         config: GatewayConfig,
         meta: Arc<Meta>,
         access_keys: AccessKeys,
+        trail: Option<Trail>,
         cache: Option<Arc<BlockCache>>,
     ) -> (Arc<Self>, Connections) {
         let (connections, on_connected) = Connections::new();
@@ -92,7 +102,12 @@ impl Core {
         let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
+        let tokens = Tokens::new(TokenRoot::of(config.keys.root()));
         let core = Self {
+            key_limits: Limits::default(),
+            key_usage: KeyUsage::default(),
+            tokens,
+            trail,
             uploads: UploadMemory::new(config.memory.upload_bytes),
             config,
             meta,
@@ -106,6 +121,7 @@ impl Core {
             auto: AutoRepair::default(),
             healing,
             fetcher,
+            ownership: Ownership::default(),
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),
@@ -121,7 +137,7 @@ impl Core {
         access_keys: AccessKeys,
         plane: Arc<dyn Plane>,
     ) -> Arc<Self> {
-        let (core, _) = Self::over_network(config, meta, access_keys, None);
+        let (core, _) = Self::over_network(config, meta, access_keys, None, None);
         let core = Arc::into_inner(core).expect("nobody else holds it yet");
         Arc::new(Self { plane, ..core })
     }

@@ -57,7 +57,7 @@ pub(super) fn prepare_directory(dir: &Path) -> Result<(), KeysError> {
     }
 }
 
-fn make_private(dir: &Path) -> Result<(), KeysError> {
+pub(super) fn make_private(dir: &Path) -> Result<(), KeysError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| KeysError::File {
         action: "make the directory",
         path: dir.to_owned(),
@@ -78,9 +78,14 @@ pub(super) fn secret(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeysError> {
     }
     let mut bytes = Zeroizing::new([0u8; 32]);
     getrandom::fill(bytes.as_mut()).map_err(|_| KeyError::Random)?;
-    let text = Zeroizing::new(format!("{}\n", hex::encode(*bytes)));
-    write_private(path, text.as_bytes())?;
+    write_secret(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Writes 32 secret bytes as [`secret`] reads them.
+pub(super) fn write_secret(path: &Path, bytes: &Zeroizing<[u8; 32]>) -> Result<(), KeysError> {
+    let text = Zeroizing::new(format!("{}\n", hex::encode(**bytes)));
+    write_private(path, text.as_bytes())
 }
 
 fn parse_secret(path: &Path, text: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeysError> {

@@ -106,6 +106,28 @@ impl Meta {
         Ok(self.store.transact(transaction).await?)
     }
 
+    /// Raises the epoch of a bucket's key: what is written from now on is enciphered and sealed under the next one. What
+    /// was written before says its own epoch and stays readable.
+    pub async fn rotate_bucket(&self, name: &str) -> Result<Bucket, BucketError> {
+        self.retry(|| self.try_rotate_bucket(name)).await
+    }
+
+    async fn try_rotate_bucket(&self, name: &str) -> Result<Bucket, Attempt<BucketError>> {
+        let Some((mut bucket, row)) = self.bucket_row(name).await? else {
+            return Err(Attempt::Failed(BucketError::NotFound { name: name.to_owned() }));
+        };
+        bucket.key_epoch =
+            bucket.key_epoch.checked_add(1).ok_or(MetaError::Bounds { what: "epochs of a bucket's key" })?;
+        let key = schema::bucket(name);
+        let mut value = encode_bucket(&bucket);
+        value.extend_from_slice(&self.keys.seal(&key, &value).map_err(MetaError::from)?);
+        let mut transaction = Transaction::default();
+        transaction.expect(key.clone(), Some(row));
+        transaction.put(key, value);
+        self.store.transact(transaction).await?;
+        Ok(bucket)
+    }
+
     /// What a bucket holds.
     pub async fn usage(&self, bucket: &Bucket) -> Result<Usage, MetaError> {
         let row = self.store.get(&schema::usage(bucket.id)).await?;

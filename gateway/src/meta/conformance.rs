@@ -11,11 +11,23 @@ use super::store::{
     MetaStore, PAGE_ROWS_MAX, Precondition, TransactError, Transaction, Write, counters, prefix_end,
 };
 
+mod concurrency;
+pub(crate) mod crash;
+
 /// Opens one store's data again and again; it is empty the first time.
 #[async_trait]
 pub(crate) trait StoreFactory: Send + Sync {
     /// Opens it. The one opened before is closed by then.
     async fn open(&self) -> Arc<dyn MetaStore>;
+
+    /// Opens it once more beside `open`, as another gateway does; the same again where one process owns the data.
+    async fn open_beside(&self, open: &Arc<dyn MetaStore>) -> Arc<dyn MetaStore>;
+
+    /// How [`crash::open_named`] finds the store from another process.
+    fn name(&self) -> String;
+
+    /// Crashes whatever stands behind the store and brings it up again.
+    fn crash(&self) {}
 }
 
 /// Runs the suite.
@@ -24,19 +36,30 @@ pub(crate) trait StoreFactory: Send + Sync {
 /// When the store behaves in another way.
 pub(crate) async fn run(factory: &dyn StoreFactory) {
     let store = factory.open().await;
+    let beside = factory.open_beside(&store).await;
+    let both = [Arc::clone(&store), Arc::clone(&beside)];
     puts_and_deletes(&*store).await;
     preconditions_guard_the_whole_batch(&*store).await;
     prefixes_can_be_required_empty(&*store).await;
     pages_are_ordered_and_bounded(&*store).await;
-    counters_never_conflict(&store).await;
-    one_writer_wins(&store).await;
-    let before = all(&*store).await;
+    concurrency::keys_sort_as_bytes(&both).await;
+    concurrency::what_was_answered_is_seen_by_all(&both).await;
+    counters_never_conflict(&both).await;
+    one_writer_wins(&both).await;
+    concurrency::invariants_over_several_rows_hold(&both).await;
+    concurrency::pages_beside_writes_miss_nothing(&both).await;
+    let before = all(&*beside).await;
     assert!(!before.is_empty());
+    if !Arc::ptr_eq(&store, &beside) {
+        beside.close().await.unwrap();
+    }
     store.close().await.unwrap();
-    drop(store);
+    drop((store, beside, both));
     let store = factory.open().await;
     assert_eq!(all(&*store).await, before, "what was answered is there after opening again");
     store.close().await.unwrap();
+    drop(store);
+    crash::what_was_answered_outlives_a_kill(factory).await;
 }
 
 async fn all(store: &dyn MetaStore) -> Vec<(Vec<u8>, Bytes)> {
@@ -142,10 +165,10 @@ async fn pages_are_ordered_and_bounded(store: &dyn MetaStore) {
     assert!(store.page(&key(9), &key(3), 5).await.unwrap().is_empty());
 }
 
-async fn counters_never_conflict(store: &Arc<dyn MetaStore>) {
+async fn counters_never_conflict(both: &[Arc<dyn MetaStore>; 2]) {
     let adders: Vec<_> = (0..32i64)
         .map(|adder| {
-            let store = Arc::clone(store);
+            let store = Arc::clone(&both[usize::from(adder % 2 == 0)]);
             tokio::spawn(async move {
                 let mut transaction = Transaction::default();
                 transaction.writes.push(Write::Add(b"count".to_vec(), vec![1, -adder]));
@@ -157,16 +180,34 @@ async fn counters_never_conflict(store: &Arc<dyn MetaStore>) {
     for adder in adders {
         adder.await.unwrap();
     }
-    let value = store.get(b"count").await.unwrap().unwrap();
-    let sums = counters(&value);
-    // The two additions of one transaction may be seen as one row of three counters only when applied in order.
-    assert_eq!(sums, vec![32, -(0..32).sum::<i64>(), 160]);
+    for store in both {
+        let value = store.get(b"count").await.unwrap().unwrap();
+        // The two additions of one transaction may be seen as one row of three counters only when applied in order.
+        assert_eq!(counters(&value), vec![32, -(0..32).sum::<i64>(), 160]);
+        let page = store.page(b"count", b"counu", 5).await.unwrap();
+        assert_eq!(page.len(), 1, "a counter is one row, whoever added to it");
+        assert_eq!(page[0].value, value);
+        let mut transaction = put(b"seen", b"");
+        transaction.expect(b"count".to_vec(), Some(value));
+        store.transact(transaction).await.unwrap();
+    }
+    let mut transaction = put(b"seen", b"");
+    transaction.delete(b"count".to_vec());
+    both[0].transact(transaction).await.unwrap();
+    assert_eq!(both[1].get(b"count").await.unwrap(), None, "a counter goes as a whole");
+    let mut transaction = Transaction::default();
+    transaction.expect(b"count".to_vec(), None);
+    transaction.put(b"count".to_vec(), Vec::new());
+    transaction.add(b"count".to_vec(), vec![3]);
+    both[0].transact(transaction).await.unwrap();
+    let value = both[1].get(b"count").await.unwrap().unwrap();
+    assert_eq!(counters(&value), vec![3]);
 }
 
-async fn one_writer_wins(store: &Arc<dyn MetaStore>) {
+async fn one_writer_wins(both: &[Arc<dyn MetaStore>; 2]) {
     let writers: Vec<_> = (0..32u8)
         .map(|writer| {
-            let store = Arc::clone(store);
+            let store = Arc::clone(&both[usize::from(writer % 2)]);
             tokio::spawn(async move {
                 let mut transaction = put(b"race", &[writer]);
                 transaction.expect(b"race".to_vec(), None);
@@ -183,5 +224,7 @@ async fn one_writer_wins(store: &Arc<dyn MetaStore>) {
         winners.extend(writer.await.unwrap());
     }
     let [winner] = winners[..] else { panic!("{winners:?} won") };
-    assert_eq!(store.get(b"race").await.unwrap().as_deref(), Some(&[winner][..]));
+    for store in both {
+        assert_eq!(store.get(b"race").await.unwrap().as_deref(), Some(&[winner][..]));
+    }
 }

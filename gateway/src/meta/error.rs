@@ -295,6 +295,12 @@ pub enum PlacementError {
         /// The stripe.
         stripe: StripeId,
     },
+    /// Another gateway owns this work by now.
+    #[error("another gateway took over before stripe {stripe} was changed")]
+    Overtaken {
+        /// The stripe.
+        stripe: StripeId,
+    },
     /// The change touches more than where shards are.
     #[error("a new placement of stripe {stripe} changes more than its nodes")]
     Shape {
@@ -312,7 +318,7 @@ impl PlacementError {
         match self {
             Self::Version { .. } | Self::Releasing { .. } => true,
             Self::Meta(error) => error.is_retryable(),
-            Self::Gone { .. } | Self::Shape { .. } => false,
+            Self::Gone { .. } | Self::Shape { .. } | Self::Overtaken { .. } => false,
         }
     }
 }

@@ -139,6 +139,18 @@ impl Meta {
         }
     }
 
+    /// The number of a node that this gateway or another one interned; none when nobody did.
+    pub(super) async fn find_number(&self, id: NodeId) -> Result<Option<u32>, MetaError> {
+        if let Some(number) = self.nodes.number(&id) {
+            return Ok(Some(number));
+        }
+        let Some(value) = self.store.get(&schema::node_number(&id)).await? else { return Ok(None) };
+        let number = value[..].try_into().map(u32::from_le_bytes);
+        let number = number.map_err(|_| MetaError::Corrupt { what: "node number" })?;
+        self.nodes.learn(id, number);
+        Ok(Some(number))
+    }
+
     /// What is known of a node.
     pub async fn node(&self, id: NodeId) -> Result<Option<NodeEntry>, MetaError> {
         let Some(number) = self.store.get(&schema::node_number(&id)).await? else { return Ok(None) };

@@ -182,6 +182,7 @@ impl Meta {
         // Another intent for the same stripe would be another packer's.
         transaction.expect(key.clone(), None);
         transaction.put(key, value.0);
+        self.guard_owned(&mut transaction);
         match self.store.transact(transaction).await {
             Ok(()) => Ok(true),
             Err(TransactError::Conflict) => Ok(false),
@@ -227,6 +228,7 @@ impl Meta {
         for (node, digests) in claims {
             self.add_releases(node, packed, digests, &mut transaction).await?;
         }
+        self.guard_owned(&mut transaction);
         Ok(self.store.transact(transaction).await?)
     }
 
@@ -296,6 +298,7 @@ impl Meta {
             transaction.delete(schema::packing(packed.id));
         }
         transaction.delete(schema::pack_intent(packed.id));
+        self.guard_owned(&mut transaction);
         Ok(self.store.transact(transaction).await?)
     }
 

@@ -6,6 +6,7 @@ use holdfast_protocol::record::{Shard, Stripe, StripeId};
 use holdfast_protocol::{Digest, NodeId};
 
 use super::error::{Attempt, MetaError, PlacementError};
+use super::lease::Fence;
 use super::model::Located;
 use super::queue::stripe_of;
 use super::row::{BlockRow, StripeRow, from_record};
@@ -73,14 +74,25 @@ impl Meta {
     /// release queue, delivered when they are there again; the stripe leaves or enters the completion queue. Until
     /// its release is delivered a node is not given the same shard again: the late order would hit the new claim.
     pub async fn put_stripe(&self, stripe: &Stripe, expected_version: u64) -> Result<(), PlacementError> {
+        self.put_stripe_guarded(stripe, expected_version, None).await
+    }
+
+    /// The same, only while `fence` holds.
+    pub(super) async fn put_stripe_guarded(
+        &self,
+        stripe: &Stripe,
+        expected_version: u64,
+        fence: Option<&Fence>,
+    ) -> Result<(), PlacementError> {
         self.intern_nodes(stripe).await?;
-        self.retry(|| self.try_put_stripe(stripe, expected_version)).await
+        self.retry(|| self.try_put_stripe(stripe, expected_version, fence)).await
     }
 
     async fn try_put_stripe(
         &self,
         stripe: &Stripe,
         expected_version: u64,
+        fence: Option<&Fence>,
     ) -> Result<(), Attempt<PlacementError>> {
         let id = stripe.id;
         let key = schema::stripe(id);
@@ -98,6 +110,12 @@ impl Meta {
         let new = new.filter(|new| same_shape(&old, new) && new.version == expected_version + 1);
         let new = new.ok_or(Attempt::Failed(PlacementError::Shape { stripe: id }))?;
         let mut transaction = Transaction::default();
+        if let Some(fence) = fence {
+            if !self.holds(fence).await? {
+                return Err(Attempt::Failed(PlacementError::Overtaken { stripe: id }));
+            }
+            fence.guard(&mut transaction);
+        }
         transaction.expect(key.clone(), Some(value));
         transaction.put(key, new.encode());
         self.pass_claims(id, Some(&old), &new, &mut transaction).await?;

@@ -137,7 +137,7 @@ impl Meta {
     ) -> Result<Vec<QueueItem>, MetaError> {
         let prefix = match node {
             None => schema::table(queue),
-            Some(id) => match self.nodes.number(&id) {
+            Some(id) => match self.find_number(id).await? {
                 Some(number) => schema::queue_of(queue, number),
                 None => return Ok(Vec::new()),
             },

@@ -27,6 +27,9 @@
 //! | `Rd` node digest | a shard that its node was found not to hold: when, and of which stripe |
 //! | `Ro` node | since when a node is silent |
 //! | `Ra` node agreement | an agreement that was followed by another: until when it runs |
+//! | `y` name 00 | lease: who owns it, and by which fence |
+//! | `y` name 01 | lease: until when |
+//! | `z` key 00 day | counters: requests, refusals, bytes in, bytes out of an access key on a day |
 //!
 //! bucket is 8 bytes, version, upload and run 16, stripe 16, digest 32, node id 32; end is a big-endian `u64`,
 //! node and number a big-endian `u32`, the number of a part a big-endian `u16`. Pages and parts are keyed by
@@ -111,6 +114,7 @@ pub(super) const RELEASES: u8 = b'r';
 pub(super) const NODES: u8 = b'n';
 pub(super) const PARTS: u8 = b'm';
 pub(super) const PAGES: u8 = b'p';
+pub(super) const KEY_DAYS: u8 = b'z';
 
 /// Bytes in front of an object key in an object's row key.
 pub(super) const OBJECT_PREFIX_LEN: usize = 9;
@@ -226,4 +230,24 @@ pub(super) fn former_agreement(
 /// The whole table behind `tag`.
 pub(super) fn table(tag: u8) -> Vec<u8> {
     vec![tag]
+}
+
+/// Who owns a lease, and by which fence. Changes only when the owner does.
+pub(super) fn lease_owner(name: &str) -> Vec<u8> {
+    join(b'y', &[name.as_bytes(), &[0]])
+}
+
+/// Until when a lease runs. Changes with every renewal.
+pub(super) fn lease_end(name: &str) -> Vec<u8> {
+    join(b'y', &[name.as_bytes(), &[1]])
+}
+
+/// Counts of an access key on a day.
+pub(super) fn key_day(key: &str, day: u32) -> Vec<u8> {
+    join(KEY_DAYS, &[key.as_bytes(), &[0], &day.to_be_bytes()])
+}
+
+/// Counts of an access key.
+pub(super) fn key_days(key: &str) -> Vec<u8> {
+    join(KEY_DAYS, &[key.as_bytes(), &[0]])
 }

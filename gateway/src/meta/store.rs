@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// Bytes of a key. Keys are made by [`super::schema`]; the longest holds an S3 key of 1,024 bytes.
+/// Bytes of a key, 1 at least. Keys are made by [`super::schema`]; the longest holds an S3 key of 1,024 bytes.
 pub const KEY_LEN_MAX: usize = 2048;
 /// Bytes of a value. The largest is a page of 1,024 blocks of odd lengths (about 36 KiB).
 pub const VALUE_LEN_MAX: usize = 1024 * 1024;
@@ -70,6 +70,9 @@ pub enum Write {
     Delete(Vec<u8>),
     /// Adds to the counters of a row (little-endian `i64`s; absent counters are 0), without relying on their
     /// values: two transactions that add to one row never conflict.
+    ///
+    /// A row that is added to is otherwise only put when it is absent, and deleted: a back-end may keep what each
+    /// gateway adds in a row of its own.
     Add(Vec<u8>, Vec<i64>),
 }
 

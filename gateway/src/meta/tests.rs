@@ -11,10 +11,12 @@ use crate::layout::{Entry, total_len};
 
 mod cluster;
 mod commit;
+mod leases;
 mod listing;
 mod model;
 mod packing;
 mod sealed;
+mod shared;
 mod sizes;
 mod uploads;
 

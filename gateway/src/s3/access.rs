@@ -1,55 +1,337 @@
-//! Who may do what: our access keys everything, everybody else reading and listing public buckets.
+//! Who may do what. With an access key: what its rules grant, and what every check of its token lets through. Without:
+//! reading and listing public buckets.
+//!
+//! A key learns nothing of what it has no grant on: the answer is the same whether a bucket exists or not, and it is given
+//! before anything is looked up.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::dto::{
+    CopyObjectInput, CopySource, DeleteObjectsInput, ListMultipartUploadsInput, ListObjectVersionsInput,
+    ListObjectsInput, ListObjectsV2Input, UploadPartCopyInput,
+};
 use s3s::path::S3Path;
-use s3s::{S3Error, S3Result, s3_error};
+use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::error;
+use super::session::Session;
 use crate::gateway::Core;
+use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
 
 /// What anybody may do with a public bucket.
 const PUBLIC_OPERATIONS: [&str; 6] =
     ["GetObject", "HeadObject", "ListObjects", "ListObjectsV2", "HeadBucket", "GetBucketLocation"];
 
-/// Looks secrets up, and decides about requests without one.
+/// Looks secrets up, and decides about every request.
 #[derive(Clone)]
 pub(crate) struct Gatekeeper {
     pub(crate) core: Arc<Core>,
 }
 
+/// Whoever a request is made for.
+pub(crate) struct Caller {
+    key: Arc<AccessKey>,
+    token: Option<Arc<Token>>,
+    presented: Presented,
+    core: Arc<Core>,
+}
+
+impl Caller {
+    /// Whether the operation is allowed on this object, or on the bucket as a whole.
+    pub(crate) fn may(&self, operation: Operation, bucket: &str, object: Option<&str>) -> bool {
+        self.key.rules.allow(operation, bucket, object) && self.token_lets(operation, bucket, object)
+    }
+
+    fn token_lets(&self, operation: Operation, bucket: &str, object: Option<&str>) -> bool {
+        self.token.as_ref().is_none_or(|token| {
+            let now_ms = self.core.config.clock.now_ms();
+            token.allow(&Asked { operation, bucket, object, now_ms, presented: self.presented })
+        })
+    }
+
+    fn require(&self, operation: Operation, bucket: &str, object: Option<&str>) -> S3Result<()> {
+        if self.may(operation, bucket, object) { Ok(()) } else { Err(denied()) }
+    }
+}
+
+/// Whether whoever makes this request may know that the bucket exists: what a list of buckets shows.
+pub(crate) fn may_know(extensions: &http::Extensions, bucket: &str) -> bool {
+    let caller = extensions.get::<Arc<Caller>>();
+    caller.is_some_and(|caller| {
+        caller.key.rules.know(bucket) && caller.token_lets(Operation::List, bucket, None)
+    })
+}
+
+/// What an operation needs before its input is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// A key; the answer shows only what it may see.
+    Key,
+    /// A grant of any kind on the bucket.
+    Known,
+    /// This, on the object.
+    Object(Operation),
+    /// This, on the bucket as a whole.
+    Bucket(Operation),
+    /// This, on something in the bucket; on what exactly is checked when the input is read.
+    Within(Operation),
+}
+
+fn need(operation: &str) -> Need {
+    match operation {
+        "ListBuckets" => Need::Key,
+        "HeadBucket" | "GetBucketLocation" | "GetBucketVersioning" => Need::Known,
+        "GetObject"
+        | "HeadObject"
+        | "GetObjectAttributes"
+        | "GetObjectTagging"
+        | "GetObjectAcl"
+        | "GetObjectRetention"
+        | "GetObjectLegalHold"
+        | "GetObjectTorrent"
+        | "SelectObjectContent" => Need::Object(Operation::Read),
+        "PutObject"
+        | "CopyObject"
+        | "CreateMultipartUpload"
+        | "UploadPart"
+        | "UploadPartCopy"
+        | "CompleteMultipartUpload"
+        | "AbortMultipartUpload"
+        | "ListParts"
+        | "PutObjectTagging"
+        | "DeleteObjectTagging"
+        | "PutObjectAcl"
+        | "PutObjectRetention"
+        | "PutObjectLegalHold" => Need::Object(Operation::Write),
+        "PostObject" => Need::Within(Operation::Write),
+        "DeleteObject" => Need::Object(Operation::Delete),
+        "DeleteObjects" => Need::Within(Operation::Delete),
+        "ListObjects" | "ListObjectsV2" | "ListObjectVersions" | "ListMultipartUploads" => {
+            Need::Within(Operation::List)
+        }
+        // Making, configuring and removing buckets, and whatever comes to be that is not named here.
+        _ => Need::Bucket(Operation::Manage),
+    }
+}
+
+/// Operations whose body counts against a quota. Copies bring nothing and count what they copy.
+fn brings_bytes(operation: &str) -> bool {
+    matches!(operation, "PutObject" | "PostObject" | "UploadPart")
+}
+
 #[async_trait::async_trait]
 impl S3Auth for Gatekeeper {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        self.core.access_keys.secret(access_key).map(SecretKey::from).ok_or_else(|| {
-            s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
-        })
+        let key = self.live(access_key).await?.ok_or_else(unknown_key)?;
+        let secret = key.credentials.secret_key.as_str();
+        let Some(session) = Session::current() else { return Ok(SecretKey::from(secret)) };
+        let Some(text) = &session.signed_token else { return Ok(SecretKey::from(secret)) };
+        let token = self.open_token(text).await?;
+        if token.access_key() != access_key {
+            return Err(bad_token());
+        }
+        let secret = token.secret(secret);
+        session.set_token(token);
+        Ok(SecretKey::from(secret.as_str()))
+    }
+}
+
+impl Gatekeeper {
+    async fn live(&self, access_key: &str) -> S3Result<Option<Arc<AccessKey>>> {
+        let now_ms = self.core.config.clock.now_ms();
+        self.core.access_keys.live(access_key, now_ms).await.map_err(key_failed)
+    }
+
+    async fn open_token(&self, text: &str) -> S3Result<Arc<Token>> {
+        let token = self.core.tokens.open(text).map_err(|_| bad_token())?;
+        if self.core.access_keys.is_token_revoked(&token).await.map_err(key_failed)? {
+            return Err(bad_token());
+        }
+        Ok(token)
+    }
+
+    /// Whoever makes the request; `None` when it names nobody.
+    async fn caller(
+        &self,
+        context: &S3AccessContext<'_>,
+        session: Option<&Session>,
+    ) -> S3Result<Option<Caller>> {
+        let core = Arc::clone(&self.core);
+        if let Some(credentials) = context.credentials() {
+            let key = self.live(&credentials.access_key).await?.ok_or_else(unknown_key)?;
+            let token = session.and_then(Session::token);
+            return Ok(Some(Caller { key, token, presented: Presented::Signed, core }));
+        }
+        let Some(text) = session.and_then(|session| session.bearer_token.as_deref()) else { return Ok(None) };
+        let token = self.open_token(text).await?;
+        let key = self.live(token.access_key()).await?.ok_or_else(bad_token)?;
+        Ok(Some(Caller { key, token: Some(token), presented: Presented::Bearer, core }))
+    }
+
+    /// What anybody may do.
+    async fn check_stranger(&self, context: &S3AccessContext<'_>) -> S3Result<()> {
+        let bucket = match context.s3_path() {
+            S3Path::Root => return Err(denied_stranger()),
+            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => bucket,
+        };
+        if !PUBLIC_OPERATIONS.contains(&context.s3_op().name()) {
+            return Err(denied_stranger());
+        }
+        match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
+            Some(bucket) if bucket.public => Ok(()),
+            // Whether a private bucket exists is nobody's business.
+            _ => Err(denied_stranger()),
+        }
+    }
+
+    async fn check_quota(&self, caller: &Caller, coming: u64) -> S3Result<()> {
+        let Some(quota) = caller.key.rules.quota_bytes else { return Ok(()) };
+        let used = self.core.key_usage.stored(&self.core.meta, &caller.key).await.map_err(error::meta)?;
+        if used.saturating_add(coming) <= quota {
+            self.core.key_usage.coming(&caller.key, coming);
+            return Ok(());
+        }
+        let mut error = S3Error::with_message(
+            S3ErrorCode::Custom("QuotaExceeded".into()),
+            format!(
+                "The buckets of this access key hold {used} bytes of {quota}; {coming} more would be too many"
+            ),
+        );
+        error.set_status_code(http::StatusCode::FORBIDDEN);
+        Err(error)
+    }
+
+    /// Whether the source of a copy may be read, and whether what it holds fits into the quota. Of a part of it the whole
+    /// counts: the part's range is not known here.
+    async fn may_copy(&self, extensions: &http::Extensions, source: &CopySource) -> S3Result<()> {
+        let Some(caller) = extensions.get::<Arc<Caller>>() else { return Err(denied()) };
+        let CopySource::Bucket { bucket, key, .. } = source else { return Err(denied()) };
+        caller.require(Operation::Read, bucket, Some(key))?;
+        if caller.key.rules.quota_bytes.is_none() {
+            return Ok(());
+        }
+        let Some(bucket) = self.core.meta.bucket(bucket).await.map_err(error::meta)? else { return Ok(()) };
+        let object = self.core.meta.object(&bucket, key).await.map_err(error::meta)?;
+        self.check_quota(caller, object.map_or(0, |object| object.size)).await
     }
 }
 
 #[async_trait::async_trait]
 impl S3Access for Gatekeeper {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_some() {
-            return Ok(());
-        }
-        let bucket = match context.s3_path() {
-            S3Path::Root => return Err(denied()),
-            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => bucket,
+        let operation = context.s3_op().name();
+        let (bucket, object) = match context.s3_path() {
+            S3Path::Root => ("", None),
+            S3Path::Bucket { bucket } => (&**bucket, None),
+            S3Path::Object { bucket, key } => (&**bucket, Some(&**key)),
         };
-        if !PUBLIC_OPERATIONS.contains(&context.s3_op().name()) {
-            return Err(denied());
+        let session = Session::current();
+        let session = session.as_deref();
+        if let Some(session) = session {
+            session.asks_for(operation, bucket, object.unwrap_or_default());
         }
-        match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
-            Some(bucket) if bucket.public => Ok(()),
-            // Whether a private bucket exists is nobody's business.
-            _ => Err(denied()),
+        let Some(caller) = self.caller(context, session).await? else {
+            return self.check_stranger(context).await;
+        };
+        if let Some(session) = session {
+            session.belongs_to(Arc::clone(&caller.key));
         }
+        let place = self.core.key_limits.enter(caller.key.id(), &caller.key.rules, Instant::now());
+        let place = place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?;
+        if let Some(session) = session {
+            session.holds(place);
+        }
+        let rules = &caller.key.rules;
+        match need(operation) {
+            Need::Key => {}
+            Need::Known if rules.know(bucket) && caller.token_lets(Operation::List, bucket, None) => {}
+            Need::Within(operation) if rules.allow_some(operation, bucket) => {}
+            Need::Object(operation) => caller.require(operation, bucket, object)?,
+            Need::Bucket(operation) => caller.require(operation, bucket, None)?,
+            Need::Known | Need::Within(_) => return Err(denied()),
+        }
+        if brings_bytes(operation) {
+            self.check_quota(&caller, session.map_or(0, Session::bytes_in)).await?;
+        }
+        context.extensions_mut().insert(Arc::new(caller));
+        Ok(())
+    }
+
+    async fn list_objects(&self, request: &mut S3Request<ListObjectsInput>) -> S3Result<()> {
+        let input = &request.input;
+        may_list(&request.extensions, &input.bucket, input.prefix.as_deref())
+    }
+
+    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        let input = &request.input;
+        may_list(&request.extensions, &input.bucket, input.prefix.as_deref())
+    }
+
+    async fn list_object_versions(&self, request: &mut S3Request<ListObjectVersionsInput>) -> S3Result<()> {
+        let input = &request.input;
+        may_list(&request.extensions, &input.bucket, input.prefix.as_deref())
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: &mut S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<()> {
+        let input = &request.input;
+        may_list(&request.extensions, &input.bucket, input.prefix.as_deref())
+    }
+
+    async fn delete_objects(&self, request: &mut S3Request<DeleteObjectsInput>) -> S3Result<()> {
+        let Some(caller) = request.extensions.get::<Arc<Caller>>() else { return Ok(()) };
+        let input = &request.input;
+        for object in &input.delete.objects {
+            caller.require(Operation::Delete, &input.bucket, Some(&object.key))?;
+        }
+        Ok(())
+    }
+
+    async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
+        self.may_copy(&request.extensions, &request.input.copy_source).await
+    }
+
+    async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
+        self.may_copy(&request.extensions, &request.input.copy_source).await
+    }
+}
+
+/// Without a caller it is a stranger in a public bucket.
+fn may_list(extensions: &http::Extensions, bucket: &str, prefix: Option<&str>) -> S3Result<()> {
+    match extensions.get::<Arc<Caller>>() {
+        Some(caller) => caller.require(Operation::List, bucket, Some(prefix.unwrap_or_default())),
+        None => Ok(()),
     }
 }
 
 fn denied() -> S3Error {
+    s3_error!(AccessDenied, "Access Denied")
+}
+
+fn denied_stranger() -> S3Error {
     s3_error!(AccessDenied, "Access Denied: the request is not signed and the bucket is not public")
 }
+
+fn unknown_key() -> S3Error {
+    s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist in our records.")
+}
+
+fn bad_token() -> S3Error {
+    s3_error!(InvalidToken, "The provided token is malformed, has ended, or belongs to another access key.")
+}
+
+fn key_failed(failure: AccessKeyError) -> S3Error {
+    if failure.is_retryable() {
+        return s3_error!(ServiceUnavailable, "The access key cannot be looked up now; try again");
+    }
+    tracing::error!(error = %failure, "an access key cannot be used");
+    s3_error!(InternalError, "The access key cannot be used")
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::conditions::timestamp;
-use super::error;
+use super::{access, error};
 use crate::gateway::Core;
 use crate::meta::{Bucket, NewBucket};
 
@@ -62,6 +62,7 @@ pub(super) async fn list(
     let lines = buckets
         .into_iter()
         .filter(|bucket| bucket.name.starts_with(&prefix))
+        .filter(|bucket| access::may_know(&request.extensions, &bucket.name))
         .map(|bucket| BucketLine {
             creation_date: Some(timestamp(bucket.created_ms)),
             name: Some(bucket.name),

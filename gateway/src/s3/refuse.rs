@@ -56,7 +56,7 @@ fn has_v2_query(uri: &Uri) -> bool {
 }
 
 /// Percent-decodes a parameter's name; names of interest are ASCII, so anything else may stay as it is.
-fn decode(name: &str) -> String {
+pub(super) fn decode(name: &str) -> String {
     let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -30,6 +30,8 @@ use crate::meta::{Meta, RocksConfig, RocksStore};
 mod client;
 mod objects;
 mod refusals;
+mod tenants;
+mod tokens;
 mod uploads;
 
 use client::{Answer, Client};
@@ -140,7 +142,12 @@ impl World {
         let namespace = NamespaceKeys::new(keys.root().clone(), keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
         let plane = Arc::new(MemoryPlane::default());
-        let access = AccessKeys::single("HOLDTESTKEY", "secret-of-the-test");
+        let access = AccessKeys::single_beside(
+            "HOLDTESTKEY",
+            "secret-of-the-test",
+            Arc::clone(&meta),
+            keys.root().expose(),
+        );
         let core = Core::for_tests(config, meta, access, Arc::clone(&plane) as _);
         let listener = listen::bind("S3", "127.0.0.1:0".parse().unwrap(), "--s3-listen").await.unwrap();
         let client = Client::new(listener.local_addr().unwrap(), "HOLDTESTKEY", "secret-of-the-test");

@@ -10,6 +10,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::keys::Rules;
+use crate::keys::trail::Entry;
+use crate::meta::KeyCounts;
 pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
 pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
 
@@ -249,6 +252,9 @@ pub struct Status {
     pub culprits: usize,
     /// The repair.
     pub repair: RepairStatus,
+    /// Whether this gateway, of all that share the metadata, does what only one may do.
+    #[serde(default)]
+    pub owns_upkeep: bool,
     /// Seconds since the start.
     pub uptime_s: u64,
 }
@@ -277,6 +283,103 @@ pub struct ObjectRow {
     pub etag: String,
     /// When it was committed.
     pub modified_ms: u64,
+}
+
+/// `POST /api/v1/keys`: an access key for a person or a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKey {
+    /// Who will hold it.
+    pub person: String,
+    /// All rights, without limits; the rules are then ignored.
+    #[serde(default)]
+    pub owner: bool,
+    /// What it may do.
+    #[serde(default)]
+    pub rules: Rules,
+}
+
+/// A key that was made; the one time that its secret is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyMade {
+    /// The public half.
+    pub access_key: String,
+    /// The secret half.
+    pub secret_key: String,
+    /// A token to narrow and hand on.
+    pub token: String,
+    /// Who holds it.
+    pub person: String,
+    /// What it may do.
+    pub rules: Rules,
+}
+
+/// `GET /api/v1/keys?after=&limit=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyList {
+    /// Keys by id.
+    pub keys: Vec<KeyRow>,
+    /// Pass as `after` for the next page; absent on the last.
+    pub next: Option<String>,
+}
+
+/// A key without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRow {
+    /// The public half.
+    pub access_key: String,
+    /// Who holds it.
+    pub person: String,
+    /// Whether it opens anything now.
+    pub live: bool,
+    /// What it may do.
+    pub rules: Rules,
+    /// When it was made.
+    pub created_ms: u64,
+    /// When it was revoked.
+    pub revoked_ms: Option<u64>,
+}
+
+/// `POST /api/v1/keys/{id}/rotate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RotateKey {
+    /// How long the old key goes on beside the new one.
+    pub grace_ms: u64,
+}
+
+/// `POST /api/v1/keys/{id}/token`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenMade {
+    /// The token.
+    pub token: String,
+}
+
+/// `GET /api/v1/usage?key=&days=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageReport {
+    /// By key and day.
+    pub rows: Vec<UsageRow>,
+}
+
+/// What a key used on a day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRow {
+    /// The key.
+    pub access_key: String,
+    /// The day, in UTC.
+    pub day: String,
+    /// Its counts.
+    #[serde(flatten)]
+    pub counts: KeyCounts,
+}
+
+/// `GET /api/v1/trail?key=&person=&limit=`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrailList {
+    /// What happened at this gateway, oldest first.
+    pub entries: Vec<Entry>,
+    /// Whether the chain of the files that were read is unbroken.
+    pub chain_holds: bool,
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ pub(super) async fn gather(core: &Core) -> Result<Status, MetaError> {
         stripes_incomplete: incomplete,
         culprits: core.pool.culprits().len(),
         repair: repair::to_api(core, core.repair.state()),
+        owns_upkeep: core.ownership.is_owner(),
         uptime_s: core.started.elapsed().as_secs(),
     })
 }

@@ -11,6 +11,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::config::GatewayConfig;
 use crate::crypt::NamespaceKeys;
+use crate::keys::trail::Trail;
 use crate::keys::{AccessKeys, GatewayKeys};
 use crate::meta::{Meta, NewBucket, RocksConfig, RocksStore};
 
@@ -27,9 +28,11 @@ impl World {
         let store = RocksStore::open(&RocksConfig::new(dir.path().join("meta"))).unwrap();
         let namespace = NamespaceKeys::new(keys.root().clone(), keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
+        let root = keys.root().clone();
         let config = GatewayConfig::new(dir.path().to_owned(), keys, transport);
-        let access = AccessKeys::single("HOLDTESTKEY", "secret");
-        let (core, _) = Core::over_network(config, meta, access, None);
+        let access = AccessKeys::single_beside("HOLDTESTKEY", "secret", Arc::clone(&meta), root.expose());
+        let trail = Trail::open(dir.path(), &root).unwrap();
+        let (core, _) = Core::over_network(config, meta, access, Some(trail), None);
         Self { core, _dir: dir }
     }
 
@@ -135,4 +138,39 @@ async fn the_document_describes_every_route() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn access_keys_are_made_listed_rotated_and_revoked_and_the_trail_says_so() {
+    let world = World::new().await;
+    let token = world.token();
+    let rules = r#"{"grants":[{"bucket":"data","prefix":"v1/","operations":["read","list"]}],"requests_per_second":50}"#;
+    let body = format!(r#"{{"person":"alice","rules":{rules}}}"#);
+    let (status, _) = world.call(Method::POST, "/api/v1/keys", None, &body).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (status, made) = world.call(Method::POST, "/api/v1/keys", Some(&token), &body).await;
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let made: api::KeyMade = serde_json::from_str(&made).unwrap();
+    assert_eq!(made.rules.requests_per_second, Some(50));
+    let (status, _) = world
+        .call(Method::POST, "/api/v1/keys", Some(&token), r#"{"person":"bob","rules":{"grants":[]}}"#)
+        .await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let path = format!("/api/v1/keys/{}/rotate", made.access_key);
+    let (status, fresh) = world.call(Method::POST, &path, Some(&token), "{}").await;
+    assert_eq!(status, StatusCode::OK, "{fresh}");
+    let fresh: api::KeyMade = serde_json::from_str(&fresh).unwrap();
+    let path = format!("/api/v1/keys/{}", fresh.access_key);
+    assert_eq!(world.call(Method::DELETE, &path, Some(&token), "").await.0, StatusCode::OK);
+    let (_, list) = world.call(Method::GET, "/api/v1/keys", Some(&token), "").await;
+    assert!(!list.contains(&made.secret_key) && !list.contains(&fresh.secret_key));
+    let list: api::KeyList = serde_json::from_str(&list).unwrap();
+    assert_eq!(list.keys.len(), 2);
+    assert!(list.keys.iter().all(|key| !key.live && key.person == "alice"));
+    world.core.trail.as_ref().unwrap().close();
+    let (_, trail) = world.call(Method::GET, "/api/v1/trail?person=admin", Some(&token), "").await;
+    let trail: api::TrailList = serde_json::from_str(&trail).unwrap();
+    let deeds: Vec<_> = trail.entries.iter().map(|entry| &entry.operation[..]).collect();
+    assert_eq!(deeds, ["CreateAccessKey", "RotateAccessKey", "RevokeAccessKey"]);
+    assert!(trail.chain_holds);
 }

@@ -14,6 +14,14 @@ impl StoreFactory for InDirectory {
     async fn open(&self) -> Arc<dyn MetaStore> {
         RocksStore::open(&RocksConfig::new(self.0.path().join("meta"))).unwrap()
     }
+
+    async fn open_beside(&self, open: &Arc<dyn MetaStore>) -> Arc<dyn MetaStore> {
+        Arc::clone(open)
+    }
+
+    fn name(&self) -> String {
+        self.0.path().join("meta").display().to_string()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

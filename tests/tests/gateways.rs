@@ -1,0 +1,166 @@
+//! Two gateways on one PostgreSQL: one namespace, read-after-write across them, and either may die at any time.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use holdfast_tests::postgres::Postgres;
+use holdfast_tests::{Network, Process, bytes_of, program, succeeded};
+use serde_json::Value;
+
+/// Acknowledged uploads before a gateway is killed.
+const UPLOADS_BEFORE_KILL: usize = 40;
+
+/// Makes a gateway's keys as a person does: reads the code that is shown and types it back.
+fn init_and_confirm(data: &Path, recovery: &Path) -> Result<String> {
+    let mut init = Command::new(program()?)
+        .args(["--json", "gateway", "init", "--data"])
+        .arg(data)
+        .arg("--recovery-file")
+        .arg(recovery)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut typed = init.stdin.take().context("piped")?;
+    let mut code = None;
+    for line in BufReader::new(init.stdout.take().context("piped")?).lines() {
+        let line: Value = serde_json::from_str(&line?)?;
+        if line["event"] == "recovery" {
+            let shown = line["code"].as_str().context("a code")?.to_owned();
+            // Wrong once, as people are.
+            writeln!(typed, "ABCD-{shown}")?;
+            writeln!(typed, "{}", shown.to_lowercase())?;
+            code = Some(shown);
+        }
+    }
+    ensure!(init.wait()?.success(), "the right code was typed in the end");
+    code.context("no code was shown")
+}
+
+/// A second gateway of the namespace, from the recovery file.
+fn init_from(data: &Path, recovery: &Path, code: &str) -> Result<bool> {
+    let mut init = Command::new(program()?)
+        .args(["--json", "gateway", "init", "--data"])
+        .arg(data)
+        .arg("--from")
+        .arg(recovery)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    writeln!(init.stdin.take().context("piped")?, "{code}")?;
+    Ok(init.wait()?.success())
+}
+
+fn start(data: &Path, meta: &str) -> Result<(Process, Value)> {
+    let data = data.to_str().context("UTF-8")?;
+    let any = ["--s3-listen", "127.0.0.1:0", "--web-listen", "127.0.0.1:0"];
+    let gateway = Process::start(&[&["gateway", "run", "--data", data, "--meta", meta][..], &any].concat())?;
+    let info = gateway.wait_event("open")?["network"].clone();
+    Ok((gateway, info))
+}
+
+fn network(data: &Path, meta: &str) -> Result<Network> {
+    let (gateway, info) = start(data, meta)?;
+    Ok(Network { data: data.to_path_buf(), gateway, nodes: Vec::new(), info })
+}
+
+#[test]
+fn two_gateways_on_one_database_serve_one_namespace_and_either_may_die() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let server = Postgres::start()?;
+    let (one, two, recovery) =
+        (root.path().join("one"), root.path().join("two"), root.path().join("recovery.txt"));
+    let code = init_and_confirm(&one, &recovery)?;
+    let wrong = format!("{}{}", if code.starts_with('Z') { 'Y' } else { 'Z' }, &code[1..]);
+    ensure!(!init_from(&root.path().join("wrong"), &recovery, &wrong)?, "a wrong code opens nothing");
+    ensure!(init_from(&two, &recovery, &code)?);
+    let mut first = network(&one, &server.url())?;
+    for index in 0..6 {
+        first.add_node(&root.path().join(format!("node-{index}")), None)?;
+    }
+    first.gateway.wait_event("ready")?;
+    // It was told of no node: it knows them from the metadata.
+    let mut second = network(&two, &server.url())?;
+    second.gateway.wait_event("ready")?;
+    assert_eq!(first.info["namespace"], second.info["namespace"]);
+    reads_follow_writes(root.path(), &first, &second)?;
+
+    // The first owns the shared work; it dies in the middle of uploads, and the second has all that it acknowledged.
+    first.wait_api("/api/v1/status", "the first gateway owns the work", |status| {
+        status["owns_upkeep"] == true
+    })?;
+    first.aws_ok(&["s3", "mb", "s3://crash"])?;
+    let mut uploads =
+        first.python_command("upload_until_killed.py", &["4"])?.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(uploads.stdout.take().context("piped")?).lines();
+    let mut seen = Vec::new();
+    while seen.len() < UPLOADS_BEFORE_KILL {
+        seen.push(lines.next().context("the uploads ended early")??);
+    }
+    first.gateway.kill()?;
+    seen.extend(lines.map_while(Result::ok));
+    uploads.wait()?;
+    let mut check = second
+        .python_command("check_acknowledged.py", &[])?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    check.stdin.take().context("piped")?.write_all(format!("{}\n", seen.join("\n")).as_bytes())?;
+    let said = succeeded(check.wait_with_output()?, "check_acknowledged.py")?;
+    assert!(said.contains("acknowledged objects are there"), "{said}");
+
+    // The second takes the work over and delivers what the first left.
+    second.wait_api("/api/v1/status", "the second gateway takes over and delivers", |status| {
+        status["owns_upkeep"] == true && status["deliveries_waiting"] == false
+    })?;
+    let (gateway, info) = start(&one, &server.url())?;
+    gateway.wait_event("ready")?;
+    (first.gateway, first.info) = (gateway, info);
+    let file = root.path().join("after.bin");
+    std::fs::write(&file, bytes_of("after", 3_000_000))?;
+    second.holdfast(&["put", file.to_str().context("UTF-8")?, "shared/after"])?;
+    second.gateway.kill()?;
+    let got = root.path().join("got-after");
+    first.holdfast(&["get", "shared/after", got.to_str().context("UTF-8")?])?;
+    assert!(std::fs::read(&got)? == bytes_of("after", 3_000_000));
+    first.gateway.stop()
+}
+
+fn reads_follow_writes(root: &Path, first: &Network, second: &Network) -> Result<()> {
+    for (turn, (writer, reader)) in [(first, second), (second, first)].into_iter().enumerate() {
+        let (file, got) = (root.join(format!("put-{turn}")), root.join(format!("got-{turn}")));
+        for size in [0, 100_000, 9_000_000] {
+            let bytes = bytes_of(&format!("{turn}/{size}"), size);
+            std::fs::write(&file, &bytes)?;
+            // One key over and over: a gateway that believed what it read before would show the older bytes.
+            writer.holdfast(&["put", file.to_str().context("UTF-8")?, "shared/same"])?;
+            reader.holdfast(&["get", "shared/same", got.to_str().context("UTF-8")?])?;
+            assert!(std::fs::read(&got)? == bytes, "turn {turn}: {size} bytes");
+        }
+        writer.holdfast(&["rm", "shared/same"])?;
+        let listed = reader.holdfast(&["ls", "shared", "--recursive"])?;
+        assert!(!listed.iter().any(|line| line["key"] == "same"), "{listed:?}");
+    }
+    // A key that one gateway made opens the other at once; one that was revoked here is closed there within a second.
+    let made =
+        first.holdfast(&["key", "create", "--person", "alice", "--bucket", "shared", "--allow", "list"])?;
+    let made = made.first().context("one line")?.clone();
+    let list = || -> Result<bool> {
+        let output = Command::new(program()?)
+            .args(["--json", "ls", "shared", "--gateway", &second.s3()])
+            .env("AWS_ACCESS_KEY_ID", made["access_key"].as_str().unwrap_or_default())
+            .env("AWS_SECRET_ACCESS_KEY", made["secret_key"].as_str().unwrap_or_default())
+            .output()?;
+        Ok(output.status.success())
+    };
+    ensure!(list()?, "the other gateway knows the key");
+    first.holdfast(&["key", "revoke", made["access_key"].as_str().context("a key")?])?;
+    let asked = std::time::Instant::now();
+    while list()? {
+        ensure!(asked.elapsed().as_secs() < 30, "the other gateway still believes a revoked key");
+    }
+    Ok(())
+}
