@@ -13,11 +13,31 @@
 //! | [`tree`] | [`GroupTree`]: paths of groups and chunks |
 //! | [`verify`] | one leaf, or one whole block, against a digest |
 //! | [`reply`] | all leaves of an answer against the request that asked for them |
+//! | [`inventory`] | the Merkle sum tree over everything that a node claims to hold |
+//! | [`beacon`] | public randomness: drand's quicknet, and the embedded one |
+//! | [`policy`] | a network's rules: epochs, draws, times |
+//! | [`draw`] | which bytes an epoch asks for |
+//! | [`answer`] | proving and judging what was drawn |
+//! | [`score`] | scores and pay from verdicts, by published formulas |
+//! | [`auditor`] | the auditor's mind: what to sign, log and ask |
+//! | [`log`] | the audit log as static files, and checking a whole log again |
+//! | [`consensus`] | what several auditors together say, and which of them lie |
+//! | [`testing`] | nodes in memory, honest or not |
 
+pub mod answer;
+pub mod auditor;
+pub mod beacon;
+pub mod consensus;
+pub mod draw;
 pub mod hash;
+pub mod inventory;
+pub mod log;
 pub mod node;
+pub mod policy;
 pub mod reply;
+pub mod score;
 pub mod shape;
+pub mod testing;
 pub mod tree;
 pub mod verify;
 

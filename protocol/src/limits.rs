@@ -39,6 +39,27 @@ pub const CLOCK_SKEW_MAX_MS: u64 = 5 * 60 * 1000;
 /// needs tens; beyond this the opener waits, which is what bounds a node's work per peer.
 pub const STREAMS_PER_CONNECTION_MAX: usize = 256;
 
+/// Entries of one inventory page: as many as fit a header.
+pub const INVENTORY_PAGE_MAX: usize = 1024;
+/// Leaves of one bucket of an inventory: 65,536 of these are far more than a node can hold.
+pub const INVENTORY_BUCKET_MAX: u32 = 1 << 20;
+/// Siblings of an inventory leaf at most: 20 levels within the largest bucket, 16 above it.
+pub const INVENTORY_PATH_MAX: usize = 36;
+/// Chunks that one epoch may draw from one node.
+pub const DRAWS_MAX: usize = 64;
+/// Bytes of the proofs of one answer: 64 draws of two chunks with paths and an inventory path each.
+pub const ANSWER_BODY_MAX: u32 = 320 * 1024;
+/// Blocks that one declaration may name.
+pub const DECLARED_DIGESTS_MAX: usize = 512;
+/// Declarations beside one commitment: one of lost blocks, one of refused ones.
+pub const DECLARATIONS_MAX: usize = 2;
+/// Auditors' words that a node shows with its commitment.
+pub const COUNTERSIGNATURES_MAX: usize = 16;
+/// Bytes of a beacon round's proof: a drand signature has 48, an embedded beacon 32 a member.
+pub const BEACON_PROOF_MAX: usize = 16 * 32;
+/// Bytes of a verdict's reason, for each draw.
+pub const VERDICT_WHY_MAX: usize = 120;
+
 /// A leaf's path in the longest block never exceeds ten parents (2^10 chunks).
 pub const PATH_LEN_MAX: usize = 10;
 
@@ -51,3 +72,17 @@ const _: () = assert!(CLAIMS_PER_REQUEST_MAX * 53 + 4096 <= HEADER_LEN_MAX);
 const _: () = assert!(RECEIPT_BLOCKS_MAX * 41 + 4096 <= HEADER_LEN_MAX);
 // A head takes at most 320 bytes with its signature, the delegation beside it 400 and its label.
 const _: () = assert!(HEADS_MAX * (720 + TEXT_LEN_MAX) + 4096 <= HEADER_LEN_MAX);
+// Each entry of an inventory page takes at most 41 bytes, each declared digest 34, each countersignature 330 with
+// its signature and the ids of two declarations.
+const _: () = assert!(INVENTORY_PAGE_MAX * 41 + 4096 <= HEADER_LEN_MAX);
+const _: () = assert!(
+    DECLARATIONS_MAX * (DECLARED_DIGESTS_MAX * 34 + 400) + COUNTERSIGNATURES_MAX * 480 + 1024
+        <= HEADER_LEN_MAX
+);
+// A draw's proof: two chunks, two paths, the inventory path and 200 bytes of names and fields.
+const _: () = assert!(
+    DRAWS_MAX * (2 * (CHUNK_LEN as usize + PATH_LEN_MAX * 32) + INVENTORY_PATH_MAX * 40 + 200)
+        <= ANSWER_BODY_MAX as usize
+);
+// A verdict with a reason for every draw must fit a header beside the standing.
+const _: () = assert!(DRAWS_MAX * (VERDICT_WHY_MAX + 80) + 4096 <= HEADER_LEN_MAX);

@@ -17,6 +17,10 @@ use crate::record::{
     PresentedHead, Receipt, ScopeId, Unverified, UnverifiedAgreement,
 };
 
+pub mod audit;
+
+pub use audit::{AuditQuery, AuditReply, InventoryQuery, InventoryReply};
+
 /// The message version this release speaks best.
 pub const MESSAGE_VERSION: u16 = 1;
 /// The oldest it still speaks.
@@ -47,6 +51,10 @@ pub enum Request {
     Agree(Agree),
     /// Tell me your counters.
     Status(StatusQuery),
+    /// Page through what an agreement keeps here.
+    Inventory(InventoryQuery),
+    /// Between an auditor and a node.
+    Audit(AuditQuery),
 }
 
 /// The first thing that comes back on every stream.
@@ -70,6 +78,10 @@ pub enum Reply {
     Agree(UnverifiedAgreement),
     /// To Status.
     Status(NodeStatus),
+    /// To Inventory.
+    Inventory(InventoryReply),
+    /// To Audit. The raw bytes that an answer announces follow.
+    Audit(AuditReply),
     /// To any request: no, and why.
     Refused(Refusal),
 }
@@ -477,6 +489,8 @@ impl Request {
             Self::GetHeads(_) => "GetHeads",
             Self::Agree(_) => "Agree",
             Self::Status(_) => "Status",
+            Self::Inventory(_) => "Inventory",
+            Self::Audit(_) => "Audit",
         }
     }
 
@@ -495,6 +509,8 @@ impl Request {
                 ReadPart::Whole => Ok(()),
                 ReadPart::Leaves { ranges, unit } => check_ranges(ranges, *unit),
             },
+            Self::Inventory(query) => query.check_bounds(),
+            Self::Audit(query) => query.check_bounds(),
             Self::DeleteBlocks(_)
             | Self::PutBlock(_)
             | Self::PutHead(_)
@@ -518,6 +534,8 @@ impl Reply {
             Self::GetHeads(_) => "GetHeads",
             Self::Agree(_) => "Agree",
             Self::Status(_) => "Status",
+            Self::Inventory(_) => "Inventory",
+            Self::Audit(_) => "Audit",
             Self::Refused(_) => "Refused",
         }
     }
@@ -538,6 +556,8 @@ impl Reply {
                 reply.software.len() <= TEXT_LEN_MAX && reply.refusing_writes.len() <= TEXT_LEN_MAX,
                 "software",
             ),
+            Self::Audit(reply) => reply.check_bounds(),
+            Self::Inventory(_) => Ok(()),
             Self::Refused(refusal) => within(refusal.message.len() <= TEXT_LEN_MAX, "message"),
             Self::PutBlock(_) | Self::PutHead(_) | Self::Agree(_) => Ok(()),
         }

@@ -14,11 +14,14 @@ use crate::cbor::{self, DecodeError};
 use crate::key::{PublicKey, Signature, SigningKey};
 
 pub mod agreement;
+pub mod audit;
 pub mod claim;
+pub mod commitment;
 pub mod delegation;
 pub mod disclaimer;
 pub mod grant;
 pub mod head;
+pub mod inventory_page;
 pub mod manifest;
 pub mod node_record;
 pub mod receipt;
@@ -26,11 +29,19 @@ pub mod stripe;
 pub mod transcript;
 
 pub use agreement::{Agreement, AgreementId, SignedAgreement, UnverifiedAgreement};
+pub use audit::{
+    AnswerBody, AuditAnswer, AuditOutcome, BeaconRound, ChunkProof, DrawProof, DrawVerdict, OpenedLeaf,
+    Standing, StandingState, Verdict,
+};
 pub use claim::{Claim, ClaimRef, ClaimState, ClaimTag};
+pub use commitment::{
+    Commitment, Countersignature, Declaration, DeclaredAs, Epoch, InventoryHash, OwnerHash, RecordId,
+};
 pub use delegation::{Authority, Delegation, Rights};
 pub use disclaimer::Disclaimer;
 pub use grant::{Grant, GrantOps, PresentedGrant, ScopeId};
 pub use head::{Head, InstanceId, PresentedHead};
+pub use inventory_page::{InventoryEntry, InventoryPage};
 pub use manifest::{Encryption, Manifest, ManifestPage, ManifestPart, WrappedKey};
 pub use node_record::{NodeRecord, Prices, Reachability};
 pub use receipt::{Receipt, ReceiptBlock};

@@ -24,6 +24,10 @@ use crate::record::{
 };
 use crate::transport::{BiStream, Connection, RecvHalf, SendHalf, TransportError};
 
+mod audit;
+
+pub use audit::ShownCommitment;
+
 /// How long Hello may take on a connection that stands: it needs no disk, so a peer that takes longer is
 /// not usable.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);

@@ -15,6 +15,7 @@ use holdfast_protocol::record::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::audit;
 use crate::samples::{self, *};
 
 fn path(name: &str) -> PathBuf {
@@ -60,7 +61,7 @@ fn record<R: Record + PartialEq + std::fmt::Debug>(name: &str, value: &R) {
     assert_eq!(&R::decode(&bytes).unwrap(), value, "{name}");
 }
 
-fn signed<R: Record + PartialEq + std::fmt::Debug>(
+pub(crate) fn signed<R: Record + PartialEq + std::fmt::Debug>(
     name: &str,
     value: R,
     key: &holdfast_protocol::SigningKey,
@@ -73,7 +74,7 @@ fn signed<R: Record + PartialEq + std::fmt::Debug>(
     assert_eq!(read.verify().unwrap().signer(), key.public(), "{name}");
 }
 
-fn frame<M>(name: &str, message: &M)
+pub(crate) fn frame<M>(name: &str, message: &M)
 where
     M: holdfast_protocol::framing::Message + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
 {
@@ -81,6 +82,12 @@ where
     let (prefix, header) = bytes.split_at(4);
     assert_eq!(prefix, u32::try_from(header.len()).unwrap().to_le_bytes());
     assert_eq!(&cbor::decode::<M>(header).unwrap(), message, "{name}");
+}
+
+/// A value that is neither a record nor a message: what an answer's raw bytes hold.
+pub(crate) fn body<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+    let bytes = same(name, &cbor::encode(value));
+    assert_eq!(&cbor::decode::<T>(&bytes).unwrap(), value, "{name}");
 }
 
 #[test]
@@ -147,7 +154,7 @@ fn cbor_words<T: Serialize>(values: &[T]) -> Vec<String> {
     values.iter().map(|value| cbor::decode::<String>(&cbor::encode(value)).unwrap()).collect()
 }
 
-fn signing_hashes() -> Vec<(&'static str, [u8; 32])> {
+pub(crate) fn signing_hashes() -> Vec<(&'static str, [u8; 32])> {
     fn of<R: Record>(record: &R) -> (&'static str, [u8; 32]) {
         (R::DOMAIN, signing_hash::<R>(&record.encode()))
     }
@@ -194,6 +201,12 @@ fn no_golden_file_is_forgotten() {
     }
     known.extend(samples::requests().into_iter().map(|(name, _)| format!("request-{name}.hex")));
     known.extend(samples::replies().into_iter().map(|(name, _)| format!("reply-{name}.hex")));
+    known.push("answer-body.hex".into());
+    known.extend(
+        audit::RECORDS.iter().flat_map(|name| [format!("record-{name}.hex"), format!("signed-{name}.hex")]),
+    );
+    known.extend(audit::requests().into_iter().map(|(name, _)| format!("request-{name}.hex")));
+    known.extend(audit::replies().into_iter().map(|(name, _)| format!("reply-{name}.hex")));
     for entry in std::fs::read_dir(path("")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(known.contains(&name), "tests/golden/{name} belongs to no test");

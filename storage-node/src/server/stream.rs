@@ -103,6 +103,9 @@ async fn dispatch(
         Request::GetHeads(request) => heads::list(node, &session, &request),
         Request::Agree(request) => agree::agree(node, link, &session, &request).await,
         Request::Status(_) => Ok(Reply::Status(status::of(node)).into()),
+        Request::Inventory(_) | Request::Audit(_) => {
+            Err(Refusal::new(RefusalReason::NotFound, "this node takes no part in audits"))
+        }
         Request::Hello(_) => Err(Refusal::new(RefusalReason::Internal, "Hello was handled above")),
     }
 }
