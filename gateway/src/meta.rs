@@ -23,6 +23,7 @@ mod codec;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod error;
+mod link;
 mod list;
 mod manifest;
 mod model;
@@ -40,6 +41,7 @@ mod upload;
 
 pub use check::{CheckReport, Finding};
 pub use error::{BucketError, MetaError, PlacementError, PutError, UploadError};
+pub use link::LinkError;
 pub use manifest::ManifestReader;
 pub use model::*;
 pub use queue::SweepReport;

@@ -9,6 +9,7 @@ pub mod block;
 pub mod challenge;
 pub mod code;
 pub mod fetch;
+pub mod mount;
 pub mod placement;
 pub mod pool;
 pub mod repair;

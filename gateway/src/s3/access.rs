@@ -9,6 +9,7 @@ use s3s::{S3Error, S3Result, s3_error};
 
 use super::error;
 use crate::gateway::Core;
+use crate::snapshot::is_snapshot_bucket;
 
 /// What anybody may do with a public bucket.
 const PUBLIC_OPERATIONS: [&str; 6] =
@@ -32,6 +33,7 @@ impl S3Auth for Gatekeeper {
 #[async_trait::async_trait]
 impl S3Access for Gatekeeper {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        refuse_changed_snapshot(context)?;
         if context.credentials().is_some() {
             return Ok(());
         }
@@ -48,6 +50,21 @@ impl S3Access for Gatekeeper {
             _ => Err(denied()),
         }
     }
+}
+
+/// A snapshot is read like any bucket, and nobody changes it.
+fn refuse_changed_snapshot(context: &S3AccessContext<'_>) -> S3Result<()> {
+    let (S3Path::Bucket { bucket } | S3Path::Object { bucket, .. }) = context.s3_path() else {
+        return Ok(());
+    };
+    let reads = ["Get", "Head", "List"];
+    if is_snapshot_bucket(bucket) && !reads.iter().any(|verb| context.s3_op().name().starts_with(verb)) {
+        return Err(s3_error!(
+            AccessDenied,
+            "{bucket} is a snapshot: it never changes. Remove it with `holdfast snapshot rm`"
+        ));
+    }
+    Ok(())
 }
 
 fn denied() -> S3Error {
