@@ -7,6 +7,7 @@ mod chunked;
 mod client;
 mod load;
 mod measure;
+mod mount;
 mod network;
 mod pattern;
 mod process;
@@ -56,6 +57,8 @@ enum Command {
     Run(RunArgs),
     /// Measure an S3 server that is already running
     Against(AgainstArgs),
+    /// Measure a mounted bucket; takes /dev/fuse and root
+    Mount(mount::MountArgs),
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +124,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(args).await,
         Command::Against(args) => against(args).await,
+        Command::Mount(args) => mount::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -205,6 +205,7 @@ async fn serve(
         }
     }
     let mut uploaded = files.finish().await.uploaded;
+    output.value(&serde_json::json!({ "event": "unmounting" }));
     if !mounted.is_over() {
         detach(dir).await?;
         let until = Instant::now() + GRACE;

@@ -11,6 +11,7 @@ use crate::layout::{Entry, total_len};
 
 mod cluster;
 mod commit;
+mod links;
 mod listing;
 mod model;
 mod sealed;
