@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_protocol::Digest;
-use holdfast_protocol::time::Clock as _;
 use serde::{Deserialize, Serialize};
 
 use crate::crypt::SEAL_LEN;

@@ -160,7 +160,7 @@ impl Meta {
             checksums: from.attributes.checksums.clone(),
             condition: PutCondition::Any,
         };
-        self.complete_upload(to, &completion).await?;
+        self.complete_upload(to, completion).await?;
         Ok(())
     }
 

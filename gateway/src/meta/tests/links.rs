@@ -28,7 +28,7 @@ async fn in_parts(cluster: &Cluster, bucket: &Bucket, key: &str) -> Object {
         checksums: Vec::new(),
         condition: PutCondition::Any,
     };
-    cluster.meta.complete_upload(bucket, &completion).await.unwrap()
+    cluster.meta.complete_upload(bucket, completion).await.unwrap()
 }
 
 async fn three(cluster: &Cluster, bucket: &Bucket) -> Vec<Object> {
