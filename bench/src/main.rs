@@ -9,6 +9,7 @@ mod fetch;
 mod database;
 mod load;
 mod measure;
+mod mount;
 mod network;
 mod pattern;
 mod process;
@@ -61,6 +62,8 @@ enum Command {
     Against(AgainstArgs),
     /// Measure reading while nodes stall and die, and straight from the nodes
     Fetch(fetch::FetchArgs),
+    /// Measure a mounted bucket; takes /dev/fuse and root
+    Mount(mount::MountArgs),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +134,7 @@ async fn main() -> ExitCode {
         Command::Run(args) => run(args).await,
         Command::Against(args) => against(args).await,
         Command::Fetch(args) => fetch::run(args).await,
+        Command::Mount(args) => mount::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

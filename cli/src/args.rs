@@ -75,6 +75,11 @@ pub(crate) enum Command {
     Ls(LsArgs),
     /// Delete an object, or all under a prefix
     Rm(RmArgs),
+    /// Mount BUCKET, BUCKET/PREFIX or a snapshot's CID as a directory
+    Mount(MountArgs),
+    /// Immutable, named versions of a bucket or prefix
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Show what an id, a CID or a record file says
     Inspect(InspectArgs),
     /// Show the options in force and where each came from
@@ -562,6 +567,94 @@ pub(crate) struct RmArgs {
     /// Everything below the prefix
     #[arg(long, short)]
     pub(crate) recursive: bool,
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Options of `mount`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast mount train-data /mnt/train --data ./data
+  holdfast mount train-data/v1 /mnt/v1 --read-only --gateway http://gateway:9000
+  holdfast mount bafyb4i… /mnt/pinned
+What it promises (close-to-open, fsync, renames, errors) is in docs/MOUNT.md.")]
+pub(crate) struct MountArgs {
+    /// BUCKET, BUCKET/PREFIX, or the CID of a snapshot (read-only)
+    pub(crate) target: String,
+    /// Where; an existing directory
+    pub(crate) dir: PathBuf,
+    /// Refuse every change
+    #[arg(long, env = "HOLDFAST_MOUNT_READ_ONLY")]
+    pub(crate) read_only: bool,
+    /// How long file operations wait for a network that is gone before they fail with EIO
+    #[arg(long, env = "HOLDFAST_MOUNT_TIMEOUT", default_value = "1m", value_name = "PERIOD")]
+    pub(crate) timeout: Period,
+    /// How long names and sizes are believed, in milliseconds; opening a file always asks
+    #[arg(long, env = "HOLDFAST_MOUNT_METADATA_TTL_MS", default_value_t = 1000, value_name = "MS")]
+    pub(crate) metadata_ttl_ms: u64,
+    /// Memory for bytes fetched ahead; uploads may take as much again
+    #[arg(long, env = "HOLDFAST_MOUNT_MEMORY", default_value = "128MiB", value_name = "SIZE")]
+    pub(crate) memory: ByteSize,
+    /// Where files being written lie until they are uploaded [default: under ~/.cache/holdfast]
+    #[arg(long, env = "HOLDFAST_MOUNT_STAGING", value_name = "DIR")]
+    pub(crate) staging: Option<PathBuf>,
+    /// Let other users in
+    #[arg(long, env = "HOLDFAST_MOUNT_ALLOW_OTHER")]
+    pub(crate) allow_other: bool,
+    /// Owner of all files [default: whoever mounts]
+    #[arg(long, env = "HOLDFAST_MOUNT_UID", value_name = "UID")]
+    pub(crate) uid: Option<u32>,
+    /// Group of all files [default: whoever mounts]
+    #[arg(long, env = "HOLDFAST_MOUNT_GID", value_name = "GID")]
+    pub(crate) gid: Option<u32>,
+    /// Stop when standard input ends (for programs that start us)
+    #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// What `snapshot` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Pin BUCKET or BUCKET/PREFIX as it is now, under a name
+    Create(SnapshotCreateArgs),
+    /// Show all snapshots
+    List(SnapshotListArgs),
+    /// Let a snapshot go; its blocks are released unless something else needs them
+    Rm(SnapshotRmArgs),
+}
+
+/// Options of `snapshot create`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:
+  holdfast snapshot create train-data/v1 run-42 --data ./data
+  holdfast mount bafyb4i… /mnt/run-42 --data ./data")]
+pub(crate) struct SnapshotCreateArgs {
+    /// BUCKET or BUCKET/PREFIX
+    pub(crate) source: String,
+    /// The snapshot's name
+    pub(crate) name: String,
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Options of `snapshot list`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SnapshotListArgs {
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Options of `snapshot rm`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SnapshotRmArgs {
+    /// The snapshot's name
+    pub(crate) name: String,
     /// The network
     #[command(flatten)]
     pub(crate) network: NetworkArgs,

@@ -104,6 +104,11 @@ impl Admin {
         self.call(Method::DELETE, path, Bytes::new()).await
     }
 
+    /// Deletes a thing of the API's; the answer has no body.
+    pub(crate) async fn remove(&self, path: &str) -> Result<()> {
+        self.ask(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
     /// The status of `/healthz`, or `None` while nobody listens.
     pub(crate) async fn is_healthy(&self) -> Result<bool> {
         let url = self.base.join("healthz")?;
@@ -114,6 +119,12 @@ impl Admin {
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T> {
+        let body = self.ask(method, path, body).await?;
+        serde_json::from_slice(&body)
+            .with_context(|| format!("the gateway's answer to {path} cannot be read"))
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {
         let url = self.base.join(path)?;
         let mut headers = HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, format!("Bearer {}", self.token).parse()?);
@@ -126,8 +137,7 @@ impl Admin {
                 .unwrap_or_else(|| String::from_utf8_lossy(&body).chars().take(300).collect());
             bail!("the gateway answered {status} to {path}: {said}");
         }
-        serde_json::from_slice(&body)
-            .with_context(|| format!("the gateway's answer to {path} cannot be read"))
+        Ok(body)
     }
 }
 

@@ -11,6 +11,7 @@ mod direct;
 mod gateway;
 mod inspect;
 mod key;
+mod mount;
 mod network;
 mod node;
 mod node_disks;
@@ -22,6 +23,7 @@ mod repair;
 mod settings;
 mod signals;
 mod sizes;
+mod snapshot;
 mod up;
 
 use std::process::ExitCode;
@@ -109,6 +111,8 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Cat(args) => objects::cat(args).await,
             Command::Ls(args) => objects::ls(args, output).await,
             Command::Rm(args) => objects::rm(args, output).await,
+            Command::Mount(args) => mount::run(args, output).await,
+            Command::Snapshot(command) => snapshot::run(command, output).await,
             Command::Inspect(args) => inspect::run(&args, output),
             Command::Config(ConfigCommand::Show) => {
                 output.settings(&settings);

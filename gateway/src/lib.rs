@@ -12,6 +12,7 @@ pub mod keys;
 pub mod layout;
 pub mod meta;
 mod s3;
+mod snapshot;
 pub mod unixfs;
 pub mod web;
 

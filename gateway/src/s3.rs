@@ -33,6 +33,7 @@ mod objects;
 mod put;
 mod rechunk;
 mod refuse;
+mod rename;
 mod service;
 pub(crate) mod session;
 #[cfg(test)]

@@ -12,9 +12,13 @@ use holdfast_protocol::digest::CODEC_DAG_PB;
 use holdfast_protocol::limits::MANIFEST_PAGE_ENTRIES;
 use holdfast_protocol::{BlockLen, Digest};
 
+mod directory;
 mod node;
+mod tree;
 
+pub use directory::{Child, DirectoryError, directory};
 pub use node::{FileNode, Link};
+pub use tree::{TreeBuilder, TreeError};
 
 /// Links of a node.
 pub const LINKS_MAX: usize = MANIFEST_PAGE_ENTRIES;
@@ -64,22 +68,27 @@ impl RootBuilder {
     }
 
     /// The root CID of all blocks taken.
-    pub fn finish(mut self) -> Cid {
+    pub fn finish(self) -> Cid {
+        self.finish_link().cid
+    }
+
+    /// The root of all blocks taken, as the child of a directory.
+    pub fn finish_link(mut self) -> Link {
         if self.blocks == 0 {
-            return Digest::of(&[]).raw_cid();
+            return Link { cid: Digest::of(&[]).raw_cid(), tree_size: 0, file_size: 0 };
         }
         let mut level = 0;
         loop {
-            let links = std::mem::take(&mut self.levels[level]);
+            let mut links = std::mem::take(&mut self.levels[level]);
             let top = level + 1 == self.levels.len();
             // A single leaf is the file. Above the leaves a level of one link never tops the tree: a level
             // is made by a node that was full.
             if top && links.len() == 1 {
-                return links[0].cid;
+                return links.remove(0);
             }
             let link = FileNode::new(links).link();
             if top {
-                return link.cid;
+                return link;
             }
             self.add(level + 1, link);
             level += 1;

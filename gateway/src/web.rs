@@ -27,6 +27,7 @@ mod openapi;
 mod page;
 mod plan;
 mod repair;
+mod snapshots;
 mod status;
 
 /// The handler of the web listener.
@@ -63,6 +64,8 @@ fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/repair", get(repair::state).post(repair::start))
         .route("/api/v1/repair/damage", post(repair::damage))
         .route("/api/v1/challenge", post(challenge::targets))
+        .route("/api/v1/snapshots", get(snapshots::list).post(snapshots::create))
+        .route("/api/v1/snapshots/{name}", delete(snapshots::remove))
         .layer(middleware::from_fn_with_state(Arc::clone(&core), admin_only));
     Router::new()
         .route("/", get(page::show))

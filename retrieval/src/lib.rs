@@ -14,6 +14,7 @@ pub mod direct;
 pub mod fetch;
 pub mod pack;
 pub mod object;
+pub mod mount;
 pub mod placement;
 pub mod plan;
 pub mod pool;

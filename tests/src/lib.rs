@@ -103,18 +103,29 @@ impl Process {
         Ok(())
     }
 
-    /// Asks for a clean stop and waits for it; the exit must be a success.
-    pub fn stop(mut self) -> Result<()> {
-        signal(self.child.id(), rustix::process::Signal::TERM)?;
+    /// Asks for a clean stop, and does not wait.
+    pub fn terminate(&self) -> Result<()> {
+        signal(self.child.id(), rustix::process::Signal::TERM)
+    }
+
+    /// Waits for the process to end by itself; returns its exit code.
+    pub fn wait_code(&mut self) -> Result<Option<i32>> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "it ended with {status}");
-                return Ok(());
+                return Ok(status.code());
             }
             std::thread::sleep(POLL);
         }
         bail!("it did not stop within {PATIENCE:?}")
+    }
+
+    /// Asks for a clean stop and waits for it; the exit must be a success.
+    pub fn stop(mut self) -> Result<()> {
+        self.terminate()?;
+        let code = self.wait_code()?;
+        ensure!(code == Some(0), "it ended with {code:?}");
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use crate::layout::{Entry, total_len};
 mod cluster;
 mod commit;
 mod leases;
+mod links;
 mod listing;
 mod model;
 mod packing;

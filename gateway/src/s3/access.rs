@@ -20,6 +20,7 @@ use super::error;
 use super::session::Session;
 use crate::gateway::Core;
 use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
+use crate::snapshot::is_snapshot_bucket;
 
 /// What anybody may do with a public bucket.
 const PUBLIC_OPERATIONS: [&str; 6] =
@@ -222,6 +223,7 @@ impl Gatekeeper {
 #[async_trait::async_trait]
 impl S3Access for Gatekeeper {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        refuse_changed_snapshot(context)?;
         let operation = context.s3_op().name();
         let (bucket, object) = match context.s3_path() {
             S3Path::Root => ("", None),
@@ -307,6 +309,21 @@ fn may_list(extensions: &http::Extensions, bucket: &str, prefix: Option<&str>) -
         Some(caller) => caller.require(Operation::List, bucket, Some(prefix.unwrap_or_default())),
         None => Ok(()),
     }
+}
+
+/// A snapshot is read like any bucket, and nobody changes it.
+fn refuse_changed_snapshot(context: &S3AccessContext<'_>) -> S3Result<()> {
+    let (S3Path::Bucket { bucket } | S3Path::Object { bucket, .. }) = context.s3_path() else {
+        return Ok(());
+    };
+    let reads = ["Get", "Head", "List"];
+    if is_snapshot_bucket(bucket) && !reads.iter().any(|verb| context.s3_op().name().starts_with(verb)) {
+        return Err(s3_error!(
+            AccessDenied,
+            "{bucket} is a snapshot: it never changes. Remove it with `holdfast snapshot rm`"
+        ));
+    }
+    Ok(())
 }
 
 fn denied() -> S3Error {

@@ -15,6 +15,7 @@ use super::conditions::timestamp;
 use super::{access, error};
 use crate::gateway::Core;
 use crate::meta::{Bucket, NewBucket};
+use crate::snapshot::is_snapshot_bucket;
 
 /// The one region; requests signed for another are served too, since the signature binds them to what they name.
 pub(crate) const REGION: &str = "us-east-1";
@@ -61,8 +62,9 @@ pub(super) async fn list(
     let buckets = core.meta.buckets().await.map_err(error::meta)?;
     let lines = buckets
         .into_iter()
-        .filter(|bucket| bucket.name.starts_with(&prefix))
         .filter(|bucket| access::may_know(&request.extensions, &bucket.name))
+        // Snapshots have a list of their own.
+        .filter(|bucket| bucket.name.starts_with(&prefix) && !is_snapshot_bucket(&bucket.name))
         .map(|bucket| BucketLine {
             creation_date: Some(timestamp(bucket.created_ms)),
             name: Some(bucket.name),

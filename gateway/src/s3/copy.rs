@@ -14,7 +14,7 @@ use super::checksum::{Algorithm, Announced};
 use super::conditions::{Conditions, timestamp};
 use super::get::ObjectStream;
 use super::put::{BodyStreamError, PUT_BYTES_MAX, store};
-use super::{error, objects};
+use super::{error, objects, rename};
 use crate::gateway::Core;
 use crate::meta::PutCondition;
 
@@ -23,6 +23,9 @@ pub(super) async fn copy(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let S3Request { input, headers, .. } = request;
+    if rename::is_asked(&headers) {
+        return rename::rename(core, &input, &headers).await;
+    }
     let (source_bucket, source_key) = match &input.copy_source {
         CopySource::Bucket { bucket, key, version_id } if version_id.is_none() => (bucket, key),
         _ => return Err(s3_error!(NotImplemented, "The copy source is BUCKET/KEY, without a version")),

@@ -28,6 +28,7 @@ use crate::keys::{AccessKeys, GatewayKeys};
 use crate::meta::{Meta, RocksConfig, RocksStore};
 
 mod client;
+mod links;
 mod objects;
 mod refusals;
 mod tenants;

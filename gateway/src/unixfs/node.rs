@@ -31,8 +31,8 @@ pub struct FileNode {
     file_size: u64,
 }
 
-const WIRE_VARINT: u8 = 0;
-const WIRE_BYTES: u8 = 2;
+pub(super) const WIRE_VARINT: u8 = 0;
+pub(super) const WIRE_BYTES: u8 = 2;
 const TYPE_FILE: u64 = 2;
 
 impl FileNode {
@@ -85,11 +85,11 @@ impl FileNode {
     }
 }
 
-fn field(out: &mut Vec<u8>, number: u8, wire: u8) {
+pub(super) fn field(out: &mut Vec<u8>, number: u8, wire: u8) {
     out.push(number << 3 | wire);
 }
 
-fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let low = u8::try_from(value & 0x7f).unwrap_or_default();
         value >>= 7;
@@ -101,7 +101,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     }
 }
 
-fn delimited(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn delimited(out: &mut Vec<u8>, bytes: &[u8]) {
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }

@@ -197,6 +197,46 @@ pub struct StartRepair {
     pub bytes_per_second: Option<u64>,
 }
 
+/// `POST /api/v1/snapshots`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateSnapshot {
+    /// The snapshot's name.
+    pub name: String,
+    /// Of which bucket.
+    pub bucket: String,
+    /// Of what below it; empty is all of it.
+    #[serde(default)]
+    pub prefix: String,
+}
+
+/// `GET /api/v1/snapshots`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotList {
+    /// By name.
+    pub snapshots: Vec<SnapshotRow>,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRow {
+    /// Its name.
+    pub name: String,
+    /// The CID of its UnixFS directory.
+    pub cid: String,
+    /// Of which bucket it was made.
+    pub bucket: String,
+    /// Of what below it.
+    pub prefix: String,
+    /// The bucket under which S3 clients read it.
+    pub read_bucket: String,
+    /// Objects in it.
+    pub objects: u64,
+    /// Bytes of objects.
+    pub bytes: u64,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
 /// Any refusal or failure of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
