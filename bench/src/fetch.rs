@@ -65,10 +65,11 @@ pub(crate) async fn run(args: FetchArgs) -> Result<()> {
     let folder = args.scratch.join(format!("holdfast-bench-fetch-{}", std::process::id()));
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let plan = Plan { binary: args.binary.clone(), data: folder.join("data"), mode: Mode::Separate };
+    let plan =
+        Plan { binary: args.binary.clone(), data: folder.join("data"), mode: Mode::Separate, meta: None };
     let done = measure_all(&plan, &args.common).await;
     std::fs::remove_dir_all(&folder).ok();
-    let tables = vec![Table { mode: Some(Mode::Separate), lines: done? }];
+    let tables = vec![Table { mode: Some(Mode::Separate), meta: "rocksdb".to_owned(), lines: done? }];
     let at = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let subject = format!("fetch: {}", args.binary.display());
     let report = Report { v: REPORT_VERSION, at, subject, quick: args.common.quick, machine, tables };

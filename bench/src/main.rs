@@ -5,8 +5,8 @@
 
 mod chunked;
 mod client;
-mod fetch;
 mod database;
+mod fetch;
 mod load;
 mod measure;
 mod mount;

@@ -60,11 +60,15 @@ pub(crate) async fn run(args: MountArgs) -> Result<()> {
     let folder = args.scratch.join(format!("holdfast-bench-mount-{}", std::process::id()));
     std::fs::create_dir_all(folder.join("m"))
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let plan = Plan { binary: args.binary.clone(), data: folder.join("data"), mode: args.mode };
+    let plan = Plan { binary: args.binary.clone(), data: folder.join("data"), mode: args.mode, meta: None };
     let lines = measure_all(&plan, &folder, &args.common).await;
     std::fs::remove_dir_all(&folder).ok();
     let subject = format!("{} mount", args.binary.display());
-    args.common.report(subject, machine, vec![Table { mode: Some(args.mode), lines: lines? }])
+    args.common.report(
+        subject,
+        machine,
+        vec![Table { mode: Some(args.mode), meta: "rocksdb".to_owned(), lines: lines? }],
+    )
 }
 
 struct Bench<'a> {

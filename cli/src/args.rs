@@ -270,7 +270,7 @@ pub(crate) enum GatewayCommand {
     /// Make a gateway's keys and a recovery file of them, or take them from one
     Init(GatewayInitArgs),
     /// Serve S3
-    Run(GatewayRunArgs),
+    Run(Box<GatewayRunArgs>),
 }
 
 /// Options of `gateway init`.

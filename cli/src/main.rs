@@ -98,7 +98,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Node(NodeCommand::RebuildIndex(args)) => node_disks::rebuild_index(args, output).await,
             Command::Node(NodeCommand::Scrub(args)) => node_disks::scrub(args, output).await,
             Command::Gateway(GatewayCommand::Init(args)) => gateway::init(&args, output),
-            Command::Gateway(GatewayCommand::Run(args)) => gateway::run(args, output).await,
+            Command::Gateway(GatewayCommand::Run(args)) => gateway::run(*args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,

@@ -69,7 +69,7 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         bail!("{} is not a directory", dir.display());
     }
     let backend = Arc::new(GatewayBackend::new(&access, &target.bucket)?);
-    check_target(&*backend, &target, args.timeout.0).await?;
+    check_target(&backend, &target, args.timeout.0).await?;
     let (staging, _lock) = staging(&args, &access, &target, &dir)?;
     let read_only = args.read_only || target.is_snapshot;
     let config = MountConfig {

@@ -15,7 +15,7 @@ use super::refs::{Brought, RefChanges};
 use super::row::{ObjectRow, encode_bucket, encode_object_part};
 use super::store::{Precondition, Row, Transaction};
 use super::{Meta, Sealer, random, schema};
-use crate::crypt::{PartSecret, WrapContext};
+use crate::crypt::WrapContext;
 use crate::layout::{Layout, PartLayout};
 use crate::unixfs::{Link, RootBuilder};
 
@@ -174,13 +174,6 @@ impl Meta {
                 rows.iter().map(|row| self.open_object_part(object.bucket, row)).collect()
             }
         }
-    }
-
-    fn part_secret(&self, object: &Object, part: &PartLayout) -> Result<Option<PartSecret>, MetaError> {
-        let Some(key) = &part.key else { return Ok(None) };
-        let cid = object.root_cid.to_bytes();
-        let context = context_of(&object.key, object.version, part.offset, object.size, &cid);
-        Ok(Some(self.bucket_keys(object.bucket, key.epoch)?.unwrap(key, part.iv_nonce, &context)?))
     }
 
     /// Moves an object to another key of its bucket, over whatever was there, in one transaction; `None` when there
