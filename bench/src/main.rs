@@ -5,6 +5,9 @@
 
 mod chunked;
 mod client;
+mod disk;
+mod disk_fio;
+mod disk_store;
 mod load;
 mod measure;
 mod network;
@@ -56,6 +59,8 @@ enum Command {
     Run(RunArgs),
     /// Measure an S3 server that is already running
     Against(AgainstArgs),
+    /// Measure the block store beside fio on the same disk
+    Disk(disk::DiskArgs),
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +126,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(args).await,
         Command::Against(args) => against(args).await,
+        Command::Disk(args) => disk::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
