@@ -17,11 +17,11 @@ const READ_SET: u64 = 2 << 30;
 /// Options of `holdfast-bench disk`.
 #[derive(Debug, Args)]
 pub(crate) struct DiskArgs {
-    /// A directory on the disk to measure; needs 20 GB free
+    /// A directory on the disk to measure; needs 40 GB free
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     scratch: PathBuf,
     /// How long each measurement runs
-    #[arg(long, default_value_t = 4, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3, value_name = "SECONDS")]
     seconds: u64,
     /// How often fio and the store take turns; the best turn of each counts
     #[arg(long, default_value_t = 2, value_name = "TURNS")]
@@ -97,8 +97,8 @@ async fn compare(args: &DiskArgs, folder: &Path, fio: &Fio) -> Result<Vec<Line>>
     let time = Duration::from_secs(args.seconds);
     let bench = Bench::open(&folder.join("store"), READ_SET)?;
     let mut lines = Vec::new();
-    let write = Job { name: "write-1m", rw: "write", bs: "1028k", depth: 32, sync_every: 32, size: 4 << 30 };
-    let small = Job { name: "write-100k", rw: "write", bs: "104k", depth: 64, sync_every: 64, size: 2 << 30 };
+    let write = Job { name: "write-1m", rw: "write", bs: "1028k", depth: 32, sync_every: 32, size: 10 << 30 };
+    let small = Job { name: "write-100k", rw: "write", bs: "104k", depth: 64, sync_every: 64, size: 6 << 30 };
     let whole = Job { name: "read-1m", rw: "randread", bs: "1m", depth: 16, sync_every: 0, size: READ_SET };
     let pairs = Job {
         name: "read-pairs",
