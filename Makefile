@@ -43,3 +43,8 @@ unit: setup-tests
 
 e2e: setup-tests checked
 	@$(ENV) cargo nextest run --locked --cargo-profile checked -p holdfast-tests
+
+# What takes longer than a test may: a node killed 200 times under load, and many more lives of a store whose power goes.
+soak: setup-tests checked
+	@$(ENV) HOLDFAST_ROUNDS=200 cargo nextest run --locked --cargo-profile checked -p holdfast-tests --test killed
+	@$(ENV) HOLDFAST_CASES=300 cargo nextest run --locked --cargo-profile checked -p holdfast-storage-node faults::

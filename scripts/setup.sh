@@ -14,6 +14,8 @@ mkdir -p "$cache"
 # A compiler for the C and C++ parts (RocksDB, aws-lc), libclang for bindgen, mold because linking
 # the test binaries with GNU ld takes minutes on two cores.
 packages=(g++ make cmake perl pkg-config libclang-dev clang mold python3 python3-venv ca-certificates)
+# fio is the yardstick of `holdfast-bench disk`.
+[ "${1:-}" != "--tests" ] || packages+=(fio)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

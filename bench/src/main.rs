@@ -6,6 +6,9 @@
 mod chunked;
 mod client;
 mod database;
+mod disk;
+mod disk_fio;
+mod disk_store;
 mod fetch;
 mod load;
 mod measure;
@@ -64,6 +67,8 @@ enum Command {
     Fetch(fetch::FetchArgs),
     /// Measure a mounted bucket; takes /dev/fuse and root
     Mount(mount::MountArgs),
+    /// Measure the block store beside fio on the same disk
+    Disk(disk::DiskArgs),
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +140,7 @@ async fn main() -> ExitCode {
         Command::Against(args) => against(args).await,
         Command::Fetch(args) => fetch::run(args).await,
         Command::Mount(args) => mount::run(args).await,
+        Command::Disk(args) => disk::run(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

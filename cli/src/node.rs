@@ -305,7 +305,7 @@ pub(crate) async fn status(args: &NodeStatusArgs, output: Output) -> Result<Exit
         serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
     let id: NodeId = running.id.parse().with_context(|| format!("{} is damaged", path.display()))?;
     let status = ask_status(id, running.address).await?;
-    output.value(&status);
+    output.value(&crate::node_disks::with_health(&status, &args.dir));
     output.say(format!("node {id}\n  listens on   {} (process {})", running.address, running.pid));
     let lines = [
         ("capacity", status.capacity_bytes),

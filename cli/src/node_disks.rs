@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use holdfast_protocol::message::NodeStatus;
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_storage_node::disks::{DiskConfig, Disks, RebuildProgress, Rebuilt, rebuild_indexes};
 use holdfast_storage_node::store::{Replayed, Store, StoreConfig, StoreHealth};
@@ -60,11 +61,23 @@ pub(crate) fn report_health(node: &Arc<Node>, dir: &Path, stop: CancellationToke
     })
 }
 
+/// The counters of a running node with `disks`, as it last reported them, beside.
+pub(crate) fn with_health(status: &NodeStatus, dir: &Path) -> Value {
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    if let (Some(fields), Some(report)) = (value.as_object_mut(), last_report(dir)) {
+        fields.insert("disks".to_owned(), report["disks"].clone());
+    }
+    value
+}
+
+fn last_report(dir: &Path) -> Option<Value> {
+    let report = std::fs::read(dir.join(HEALTH_FILE)).ok()?;
+    serde_json::from_slice(&report).ok()
+}
+
 /// Says how the disks of a running node do, as it last reported.
 pub(crate) fn say_health(dir: &Path, output: Output) {
-    let report = std::fs::read(dir.join(HEALTH_FILE)).ok();
-    let Some(report) = report.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) else { return };
-    output.value(&json!({ "event": "health", "at_ms": report["at_ms"], "disks": report["disks"] }));
+    let Some(report) = last_report(dir) else { return };
     for disk in report["disks"].as_array().into_iter().flatten() {
         let text = |name: &str| disk[name].as_str().unwrap_or("?").to_owned();
         let size = |value: &Value| ByteSize(value.as_u64().unwrap_or(0)).to_string();

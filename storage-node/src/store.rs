@@ -26,6 +26,8 @@ mod read;
 mod reclaim;
 mod replay;
 pub mod scrub;
+#[doc(hidden)]
+pub mod synthetic;
 pub mod types;
 mod verify;
 mod walk;
@@ -275,6 +277,12 @@ impl Store {
         self.shared.generation
     }
 
+    /// Bytes that new blocks may still take: what is free without what is kept for small records.
+    pub fn block_room(&self) -> u64 {
+        let spare = writer::spare_bytes(self.shared.capacity);
+        self.accounts().free_bytes.saturating_sub(spare)
+    }
+
     /// Whether the last block found no room on the file system.
     pub fn is_full(&self) -> bool {
         self.shared.checks.full.load(std::sync::atomic::Ordering::Relaxed)
@@ -342,6 +350,16 @@ impl Store {
     /// Cancel safe.
     pub async fn tree(&self, located: &Located) -> Result<SharedTree, ReadError> {
         self.shared.tree(located).await
+    }
+
+    /// Forgets the cached group tree of a block, so that the next [`Store::tree`] reads its header page.
+    pub fn forget_tree(&self, digest: &Digest) {
+        self.shared.trees.lock().pop(digest);
+    }
+
+    /// Forgets all cached group trees.
+    pub fn forget_trees(&self) {
+        self.shared.trees.lock().clear();
     }
 
     /// Provisional claims whose lease ended at or before `now_ms`, oldest first, at most `max`.

@@ -27,7 +27,10 @@ fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
                 "holdfast-gateway",
             ],
         ),
-        ("holdfast-bench", vec!["holdfast-protocol", "holdfast-proofs", "holdfast-retrieval"]),
+        (
+            "holdfast-bench",
+            vec!["holdfast-protocol", "holdfast-proofs", "holdfast-storage-node", "holdfast-retrieval"],
+        ),
         ("holdfast-tests", vec!["holdfast-protocol", "holdfast-proofs"]),
     ];
     parts.into_iter().map(|(part, may)| (part, may.into_iter().collect())).collect()

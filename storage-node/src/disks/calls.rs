@@ -66,10 +66,10 @@ impl Disks {
         Ok(PutOutcome { group: CommitGroupId(outcome.group.0 | disk_bits), ..outcome })
     }
 
-    /// Disks that take blocks, with their free bytes.
+    /// Disks that take blocks, with the bytes that these may still take.
     fn rooms(&self) -> Vec<(usize, u64)> {
         let writable = self.present().filter(|(_, store)| store.failure().is_none() && !store.is_full());
-        writable.map(|(disk, store)| (disk, store.accounts().free_bytes)).collect()
+        writable.map(|(disk, store)| (disk, store.block_room())).collect()
     }
 
     fn no_room(&self, needed: u64) -> PutError {

@@ -244,8 +244,12 @@ impl Scrub {
                 }
                 Ok(Err(_)) => return self.skip_damage(place, &row).await.map(|()| step),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    tracing::error!(extent = id, "an extent file is missing");
-                    self.add_gap(Gap { from: 0, to: row.synced });
+                    let now = self.shared.lookup(move |view| view.extent_from(id)).await?;
+                    // A dead one may have gone meanwhile.
+                    if now.is_some_and(|(now, _)| now == id) {
+                        tracing::error!(extent = id, "an extent file is missing");
+                        self.add_gap(Gap { from: 0, to: row.synced });
+                    }
                     self.move_to(id, row.synced);
                 }
                 Err(error) => {
@@ -399,7 +403,12 @@ impl Scrub {
             let hidden = held.place.extent == search.extent
                 && search.gaps.iter().any(|gap| (gap.from..gap.to).contains(&held.place.offset));
             if hidden {
-                self.judge(digest, held, &mut step).await?;
+                let judged = self.judge(digest, held, &mut step).await;
+                if judged.is_err() {
+                    // Looked through again when the disk is back.
+                    self.shared.scrub.inner.lock().search = Some(search);
+                    return judged.map(|()| step);
+                }
             }
         }
         if let Some(last) = last {

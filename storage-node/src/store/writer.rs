@@ -35,6 +35,14 @@ const ENTRY_PAGES_PER_WRITE: usize = 16;
 /// reading this many bytes.
 const ENTRY_REPLAY_COST: u64 = 4096;
 
+/// At most this much of the capacity is kept free of blocks for small records.
+const CAPACITY_SPARE_MAX: u64 = 1 << 20;
+
+/// What is kept free of blocks for small records: a 64th of the capacity, up to 1 MiB.
+pub(crate) fn spare_bytes(capacity: u64) -> u64 {
+    (capacity / 64).min(CAPACITY_SPARE_MAX)
+}
+
 /// The extent being appended to.
 pub(crate) struct OpenExtent {
     pub(crate) id: u64,

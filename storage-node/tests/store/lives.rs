@@ -23,6 +23,7 @@ crate::in_both_modes!(
     orders_are_kept_until_dropped,
     released_blocks_are_punched_and_dead_extents_unlinked,
     a_rebuild_after_a_carry_after_a_second_put_keeps_the_second,
+    an_ended_claim_stays_ended_when_its_last_word_dies,
     a_full_store_refuses_puts_and_still_deletes,
     a_declared_loss_is_remembered,
     many_writers_share_syncs,
@@ -313,6 +314,43 @@ async fn released_blocks_are_punched_and_dead_extents_unlinked(io: IoMode) {
     for block in &blocks {
         assert!(store.locate(Digest::of(block)).await.unwrap().is_none());
     }
+}
+
+/// The block's header page names its first claim for as long as the block lives: the claim's end must be told as long.
+async fn an_ended_claim_stays_ended_when_its_last_word_dies(io: IoMode) {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::at(100);
+    let store = Store::open(config(dir.path(), io, &clock)).unwrap();
+    let (me, block) = (agreement(1), bytes(1, 900_000));
+    let (digest, second) = (Digest::of(&block), ClaimRef(Digest::of(&block), tag(2)));
+    put(&store, &block).await.unwrap();
+    put_claimed(&store, &block, claim(digest, me, tag(2))).await.unwrap();
+    store.commit(me, &[first(digest), second], 0).await.unwrap();
+    put(&store, &bytes(2, 900_000)).await.unwrap();
+    // The second extent: the claim's way to trash and its end, among blocks that will go.
+    put(&store, &bytes(3, 900_000)).await.unwrap();
+    store.delete(me, &[first(digest)], None).await.unwrap();
+    clock.set(10_000);
+    assert_eq!(store.reclaim(10_000).await.unwrap().claims, 1);
+    put(&store, &bytes(4, 1_000_000)).await.unwrap();
+    put(&store, &bytes(5, 900_000)).await.unwrap();
+    let gone = [first(Digest::of(&bytes(3, 900_000))), first(Digest::of(&bytes(4, 1_000_000)))];
+    store.delete(me, &gone, None).await.unwrap();
+    clock.set(20_000);
+    assert_eq!(store.reclaim(20_000).await.unwrap().extents, 1);
+    let counts = |store: &Store| {
+        let accounts = store.accounts();
+        (accounts.used_bytes, accounts.trash_bytes, accounts.paid_bytes, accounts.claims)
+    };
+    let (before, usage) = (counts(&store), store.agreement_usage(me).await.unwrap());
+    store.close().await.unwrap();
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = Store::open(config(dir.path(), io, &clock)).unwrap();
+    let claims = store.locate(digest).await.unwrap().unwrap().claims;
+    assert_eq!(claims.iter().map(|claim| claim.tag).collect::<Vec<_>>(), [tag(2)]);
+    assert_eq!(store.agreement_usage(me).await.unwrap(), usage);
+    assert_eq!(counts(&store), before);
 }
 
 /// A carried tombstone comes to lie behind the second record of the digest whose first it ended.

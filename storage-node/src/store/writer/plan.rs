@@ -19,8 +19,6 @@ use crate::store::types::{BlockBuffer, CLAIMS_PER_BLOCK_MAX, NewBlock, PutOutcom
 
 /// Orders that one command forgets.
 const ORDERS_PER_GROUP: usize = 512;
-/// At most this share of the capacity is kept free of blocks for small records: one 64th, up to 1 MiB.
-const CAPACITY_SPARE_MAX: u64 = 1 << 20;
 
 /// A reply's sender and what went wrong or right before the sync.
 type PutReply = Reply<Result<PutAnswer, PutError>>;
@@ -214,7 +212,7 @@ impl Writer {
         let held = group.txn.block(&new.digest).map_err(|error| self.index_failed(error))?;
         let Some(held) = held else {
             let needed = record_bytes(buffer.len().bytes());
-            let spare = (self.shared.capacity / 64).min(CAPACITY_SPARE_MAX);
+            let spare = super::spare_bytes(self.shared.capacity);
             let accounts = group.txn.accounts;
             if accounts.occupied() + needed + spare > self.shared.capacity {
                 return Err(Stop::Full { needed });
@@ -337,11 +335,22 @@ impl Writer {
         if held.record != record {
             return Ok(None);
         }
-        self.room(group, record_bytes(block.buffer.len().bytes()), others.len(), SPARE_BYTES)?;
+        self.room(group, record_bytes(block.buffer.len().bytes()), others.len() + 1, SPARE_BYTES)?;
         let target = self.add_record(group, block, *first)?;
         for claim in others {
             self.push_claim(group, ClaimEntry { target, ..*claim })?;
         }
+        // The new record ends the old one; this outlives the new one, whose extent may go before the old one's.
+        let tombstone = Tombstone {
+            sequence: 0,
+            target: held.record,
+            place: held.place,
+            digest,
+            len: held.len,
+            cause: Cause::Released,
+            changed_ms: self.shared.clock.now_ms(),
+        };
+        self.push_tombstone(group, tombstone)?;
         Ok(Some(target))
     }
 
