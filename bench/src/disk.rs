@@ -93,26 +93,25 @@ async fn measure(args: &DiskArgs, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+// What fio does beside each line of the store's.
+const WRITE: Job =
+    Job { name: "write-1m", rw: "write", bs: "1028k", depth: 32, sync_every: 32, size: 10 << 30 };
+const SMALL: Job =
+    Job { name: "write-100k", rw: "write", bs: "104k", depth: 64, sync_every: 64, size: 6 << 30 };
+const WHOLE: Job =
+    Job { name: "read-1m", rw: "randread", bs: "1m", depth: 16, sync_every: 0, size: READ_SET };
+const PAIRS: Job =
+    Job { name: "read-pairs", rw: "randread", bs: "4k/50:64k/50", depth: 64, sync_every: 0, size: READ_SET };
+const PARTS: Job =
+    Job { name: "read-64k", rw: "randread", bs: "64k", depth: 64, sync_every: 0, size: READ_SET };
+
 async fn compare(args: &DiskArgs, folder: &Path, fio: &Fio) -> Result<Vec<Line>> {
     let time = Duration::from_secs(args.seconds);
     let bench = Bench::open(&folder.join("store"), READ_SET)?;
     let mut lines = Vec::new();
-    let write = Job { name: "write-1m", rw: "write", bs: "1028k", depth: 32, sync_every: 32, size: 10 << 30 };
-    let small = Job { name: "write-100k", rw: "write", bs: "104k", depth: 64, sync_every: 64, size: 6 << 30 };
-    let whole = Job { name: "read-1m", rw: "randread", bs: "1m", depth: 16, sync_every: 0, size: READ_SET };
-    let pairs = Job {
-        name: "read-pairs",
-        rw: "randread",
-        bs: "4k/50:64k/50",
-        depth: 64,
-        sync_every: 0,
-        size: READ_SET,
-    };
-    let parts = Job { name: "read-64k", rw: "randread", bs: "64k", depth: 64, sync_every: 0, size: READ_SET };
-
     let mut turns = Turns::default();
     for _ in 0..args.turns {
-        turns.fio.push(fio.run(&write)?);
+        turns.fio.push(fio.run(&WRITE)?);
         turns.store.push(bench.puts(32, 1 << 20, time).await?);
     }
     lines.push(turns.line(
@@ -126,14 +125,14 @@ async fn compare(args: &DiskArgs, folder: &Path, fio: &Fio) -> Result<Vec<Line>>
     fio.lay_out(READ_SET)?;
     let mut turns = Turns::default();
     for _ in 0..args.turns {
-        turns.fio.push(fio.run(&whole)?);
+        turns.fio.push(fio.run(&WHOLE)?);
         turns.store.push(bench.reads(16, 1 << 20, false, time).await?);
     }
     lines.push(turns.line("random 1 MiB reads, 16 deep", "MB/s", 0.9, 1.0, Measure::Bytes));
     let mut turns = Turns::default();
     for _ in 0..args.turns {
         // A pair is two of fio's operations.
-        turns.fio.push(fio.run(&pairs)?.halved());
+        turns.fio.push(fio.run(&PAIRS)?.halved());
         bench.forget_headers();
         turns.store.push(bench.reads(64, 64 << 10, true, time).await?);
     }
@@ -147,7 +146,7 @@ async fn compare(args: &DiskArgs, folder: &Path, fio: &Fio) -> Result<Vec<Line>>
     let mut turns = Turns::default();
     bench.remember_headers().await?;
     for _ in 0..args.turns {
-        turns.fio.push(fio.run(&parts)?);
+        turns.fio.push(fio.run(&PARTS)?);
         turns.store.push(bench.reads(64, 64 << 10, true, time).await?);
     }
     lines.push(turns.line(
@@ -159,7 +158,7 @@ async fn compare(args: &DiskArgs, folder: &Path, fio: &Fio) -> Result<Vec<Line>>
     ));
     let mut turns = Turns::default();
     for _ in 0..args.turns {
-        turns.fio.push(fio.run(&small)?);
+        turns.fio.push(fio.run(&SMALL)?);
         turns.store.push(bench.puts(64, 100 << 10, time).await?);
     }
     lines.push(turns.line("durable 100 KiB puts, 64 writers", "op/s", 0.8, 1.0, Measure::Operations));

@@ -135,7 +135,7 @@ async fn write(client: Arc<Client>, peer: Arc<Peer>, agreement: AgreementId, not
         notes.note(number, &[Held::Provisional]).await;
         // Nobody counts any longer once the node is killed.
         let _uncounted = notes.put_done.send(()).await;
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             continue;
         }
         notes.note(number, &[Held::Provisional, Held::Live]).await;
