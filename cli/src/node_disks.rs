@@ -46,7 +46,7 @@ pub(crate) fn report_health(node: &Arc<Node>, dir: &Path, stop: CancellationToke
             let (disks, path) = (Arc::clone(node.store()), path.clone());
             // Looking at disks may wait for them.
             let written = tokio::task::spawn_blocking(move || {
-                let report = json!({ "at_ms": SystemClock.now_ms(), "disks": disks.health() });
+                let report = json!({ "at_ms": SystemClock.now_ms(), "disks": readable(&disks.health()) });
                 write_private(&path, report.to_string().as_bytes())
             });
             if let Ok(Err(error)) = written.await {
@@ -59,6 +59,19 @@ pub(crate) fn report_health(node: &Arc<Node>, dir: &Path, stop: CancellationToke
         }
         let _ = std::fs::remove_file(&path);
     })
+}
+
+/// The disks' health, each alarm with what it says and what to do.
+fn readable(disks: &[StoreHealth]) -> Vec<Value> {
+    let one = |health: &StoreHealth| {
+        let mut value = serde_json::to_value(health).unwrap_or_default();
+        for (shown, alarm) in value["alarms"].as_array_mut().into_iter().flatten().zip(&health.alarms) {
+            shown["text"] = json!(alarm.to_string());
+            shown["advice"] = json!(alarm.advice());
+        }
+        value
+    };
+    disks.iter().map(one).collect()
 }
 
 /// The counters of a running node with `disks`, as it last reported them, beside.
@@ -97,7 +110,8 @@ pub(crate) fn say_health(dir: &Path, output: Output) {
             scrub["lost"]
         ));
         for alarm in disk["alarms"].as_array().into_iter().flatten() {
-            output.say(format!("    ALARM      {alarm}"));
+            let text = |name: &str| alarm[name].as_str().unwrap_or("?").to_owned();
+            output.say(format!("    ALARM      {}\n               {}", text("text"), text("advice")));
         }
     }
 }
