@@ -154,8 +154,11 @@ impl FaultDisk {
             file.sync_all()?;
         }
         for path in std::mem::take(&mut state.new_names) {
-            if !survives(&path, 0) {
-                std::fs::remove_file(&path)?;
+            if !survives(&path, 0)
+                && let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
             }
         }
         for path in std::mem::take(&mut state.old_names) {
