@@ -16,6 +16,7 @@ mod mount;
 mod network;
 mod pattern;
 mod process;
+mod repair;
 mod report;
 mod s3;
 mod scenario;
@@ -69,6 +70,21 @@ enum Command {
     Mount(mount::MountArgs),
     /// Measure the block store beside fio on the same disk
     Disk(disk::DiskArgs),
+    /// Lose a node and measure how repair moves bytes, against PUT
+    Repair(RepairArgs),
+}
+
+#[derive(Debug, Args)]
+struct RepairArgs {
+    /// The holdfast binary
+    #[arg(long, value_name = "FILE")]
+    binary: PathBuf,
+    /// A directory on the disk to measure; needs 8 GB free
+    #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
+    scratch: PathBuf,
+    /// 256 MiB instead of 2 GiB
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +157,7 @@ async fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(args).await,
         Command::Mount(args) => mount::run(args).await,
         Command::Disk(args) => disk::run(args).await,
+        Command::Repair(args) => measure_repair(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -162,6 +179,16 @@ impl CommonArgs {
         println!("\nreport: {}", report.write(&self.results)?.display());
         Ok(())
     }
+}
+
+async fn measure_repair(args: RepairArgs) -> Result<()> {
+    let folder = args.scratch.join(format!("holdfast-bench-repair-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let outcome = repair::run(&args.binary, &folder, args.quick).await;
+    std::fs::remove_dir_all(&folder).ok();
+    println!("{}", serde_json::to_string_pretty(&outcome?)?);
+    Ok(())
 }
 
 fn show(line: &Line) {

@@ -151,7 +151,7 @@ fn show(plan: &Plan, policy: &PolicyPlan, upload: Option<&Upload>, output: Outpu
         policy.dataset_nines
     ));
     output.say(format!(
-        "  from {:.2} losses per node and year ({} seen in {:.2} node-years), a silence of {:.1} h, {:.1} h to \
+        "  from {:.2} losses per node and year ({} seen in {:.2} node-years), a silence of {:.2} h, {:.2} h to \
          rebuild a node at {}/s{}",
         conditions.losses_per_node_year,
         conditions.losses,
@@ -163,7 +163,7 @@ fn show(plan: &Plan, policy: &PolicyPlan, upload: Option<&Upload>, output: Outpu
     ));
     output.say("if nodes vanish at once, for good, a given stripe is lost with chance");
     for row in &policy.at_once {
-        output.say(format!("  {:34} {:>4} nodes  {:.1e}", row.what, row.nodes, row.stripe_loss));
+        output.say(format!("  {:34} {:>4} nodes  {}", row.what, row.nodes, chance(row.stripe_loss)));
     }
     if let Some(stored) = &plan.stored {
         output.say(format!(
@@ -174,4 +174,9 @@ fn show(plan: &Plan, policy: &PolicyPlan, upload: Option<&Upload>, output: Outpu
             stored.expansion_packed
         ));
     }
+}
+
+/// A chance for people.
+fn chance(value: f64) -> String {
+    if value > 0.0 { format!("{value:.1e}") } else { "none".to_owned() }
 }

@@ -22,6 +22,7 @@ mod nodes;
 mod ownership;
 mod pack;
 mod repair;
+mod surprise;
 
 pub(crate) use auto::AutoRepair;
 pub(crate) use heal::Healing;
@@ -30,6 +31,7 @@ pub(crate) use nodes::{AdmitError, admit, remove, restore as restore_nodes};
 pub(crate) use ownership::Ownership;
 pub(crate) use pack::{Expansion, PackRunner};
 pub(crate) use repair::{RepairRunner, RepairState};
+pub(crate) use surprise::Surprise;
 
 /// The running tasks.
 pub(crate) struct Background {
@@ -59,8 +61,12 @@ pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: Cancellatio
     tasks.spawn(heal::run(Arc::clone(&core), stop.clone()));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), auto::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), pack::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), surprise::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));
     tasks.spawn(inbound::serve(Arc::clone(&core), connections, stop.clone()));
     tasks.spawn(repair::stop_with(core, stop));
     Background { tasks }
 }
+
+#[cfg(test)]
+mod tests;

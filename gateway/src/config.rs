@@ -90,6 +90,8 @@ pub struct GatewayConfig {
     pub timing: Timing,
     /// When and how fast lost shards are rebuilt.
     pub repair: RepairPolicy,
+    /// Of a hundred surprise audits, so many come from a key of their own, as clients that read directly do.
+    pub surprise_fresh_percent: usize,
     /// Bounds on what clients send.
     pub http: HttpLimits,
     /// Where the time comes from.
@@ -116,6 +118,7 @@ impl GatewayConfig {
             cache_disk_bytes: 0,
             timing: Timing::default(),
             repair: RepairPolicy::default(),
+            surprise_fresh_percent: 30,
             http: HttpLimits::default(),
             clock: Arc::new(SystemClock),
             software: concat!("holdfast-gateway/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -178,6 +181,8 @@ pub struct Timing {
     pub packing_settle: Duration,
     /// How long it waits for partners that fill it.
     pub packing_patience: Duration,
+    /// How long it is between surprise audits, on average.
+    pub surprise_interval: Duration,
     /// How often lost shards are looked for.
     pub repair_interval: Duration,
     /// How long uncommitted blocks stay on nodes.
@@ -196,6 +201,7 @@ impl Default for Timing {
             packing_interval: Duration::from_secs(30),
             packing_settle: Duration::from_secs(30),
             packing_patience: Duration::from_secs(300),
+            surprise_interval: Duration::from_secs(600),
             repair_interval: Duration::from_secs(30),
             lease: Duration::from_secs(3600),
             drain: Duration::from_secs(20),

@@ -27,6 +27,7 @@ mod openapi;
 mod page;
 mod plan;
 mod repair;
+mod retrieval;
 mod snapshots;
 mod status;
 
@@ -62,6 +63,7 @@ fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/usage", get(keys::usage))
         .route("/api/v1/trail", get(keys::trail))
         .route("/api/v1/repair", get(repair::state).post(repair::start))
+        .route("/api/v1/retrieval", get(retrieval::show))
         .route("/api/v1/repair/damage", post(repair::damage))
         .route("/api/v1/challenge", post(challenge::targets))
         .route("/api/v1/snapshots", get(snapshots::list).post(snapshots::create))

@@ -6,8 +6,8 @@
 //! of the sessions come from keys that were never seen before, under grants like any client's. What remains (which
 //! *blocks* are popular) is said in the threat model.
 //!
-//! An audit never repeats a session as it was: a node that keeps a list of what it served would know it again.
-//! Each step takes its length and offset from one read of the past and its pause from another of like length.
+//! An audit does not repeat a session as it was: a node that keeps a list of what it served would know it again. Its
+//! pauses come from one session of the past, its lengths and offsets from another of the same kind.
 //!
 //! Outcomes move a node's retrieval score, never its pay: [`RetrievalScore`].
 
@@ -32,8 +32,8 @@ const SHAPES_MIN: usize = 64;
 pub const SESSION_STEPS_MAX: usize = 24;
 /// Pauses longer than this separate sessions.
 const SESSION_PAUSE_MS: u32 = 10_000;
-/// Bytes of one session at most, so that one recorded download does not become one of the same length.
-pub const SESSION_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one session at most: a bound on what an audit may cost, above what most sessions read.
+pub const SESSION_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// One read as a gateway saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,32 +135,60 @@ impl Chance {
     }
 }
 
-/// Draws a session from what was seen: where one stretch of reads of the past began, as long as it went on, with
-/// every step's parts taken from other reads of like length.
+/// Draws a session from what was seen: as many steps and with the pauses of one session of the past, a little changed,
+/// with lengths and offsets of another one of the same kind.
 pub fn draw_session(shapes: &[ReadShape], chance: &mut Chance) -> Session {
-    let mut steps = Vec::new();
-    if shapes.is_empty() {
-        return Session { steps };
+    let sessions = split(shapes);
+    if sessions.is_empty() {
+        return Session { steps: Vec::new() };
     }
-    let mut by_class: std::collections::BTreeMap<u32, Vec<ReadShape>> = std::collections::BTreeMap::new();
-    for shape in shapes {
-        by_class.entry(shape.class()).or_default().push(*shape);
-    }
-    let start = chance.below(shapes.len());
+    let pacing = chance.below(sessions.len());
+    let kind = kind_of(sessions[pacing]);
+    let alike: Vec<usize> =
+        (0..sessions.len()).filter(|at| *at != pacing && kind_of(sessions[*at]) == kind).collect();
+    let places = match alike.as_slice() {
+        [] => sessions[pacing],
+        alike => sessions[alike[chance.below(alike.len())]],
+    };
+    let usual_pause = middle(sessions[pacing].iter().skip(1).map(|shape| shape.pause_ms));
+    let mut steps = Vec::with_capacity(sessions[pacing].len());
     let mut bytes = 0u64;
-    for (index, seen) in shapes[start..].iter().take(SESSION_STEPS_MAX).enumerate() {
-        if index > 0 && seen.pause_ms > SESSION_PAUSE_MS {
+    for (index, seen) in sessions[pacing].iter().enumerate() {
+        let place = places[chance.below(places.len())];
+        bytes = bytes.saturating_add(place.len);
+        if bytes > SESSION_BYTES_MAX && index > 0 {
             break;
         }
-        let alike = by_class.get(&seen.class()).map_or(shapes, Vec::as_slice);
-        let (place, time) = (alike[chance.below(alike.len())], alike[chance.below(alike.len())]);
-        let len = place.len.min(SESSION_BYTES_MAX);
-        bytes += len;
-        if bytes > SESSION_BYTES_MAX && !steps.is_empty() {
-            break;
-        }
-        let pause_ms = time.pause_ms.min(SESSION_PAUSE_MS);
-        steps.push(Step { pause: Duration::from_millis(pause_ms.into()), offset: place.offset, len });
+        // The pause before a session is not part of it.
+        let pause_ms = if index == 0 { usual_pause } else { seen.pause_ms };
+        let percent = 80 + u64::try_from(chance.below(41)).unwrap_or(20);
+        let pause = Duration::from_millis(u64::from(pause_ms) * percent / 100);
+        steps.push(Step { pause, offset: place.offset, len: place.len.min(SESSION_BYTES_MAX) });
     }
     Session { steps }
 }
+
+/// What was seen as sessions: cut where readers paused for long, and where one would be too long to replay.
+fn split(shapes: &[ReadShape]) -> Vec<&[ReadShape]> {
+    shapes
+        .chunk_by(|_, next| next.pause_ms <= SESSION_PAUSE_MS)
+        .flat_map(|session| session.chunks(SESSION_STEPS_MAX))
+        .collect()
+}
+
+/// Sessions of one kind have like lengths and like pauses, by powers of four of their middle ones.
+fn kind_of(session: &[ReadShape]) -> (u32, u32) {
+    let class = middle(session.iter().map(ReadShape::class));
+    let pause = middle(session.iter().skip(1).map(|shape| shape.pause_ms));
+    (class, pause.max(1).ilog2() / 2)
+}
+
+/// The middle one of some numbers, 0 for none.
+fn middle(numbers: impl Iterator<Item = u32>) -> u32 {
+    let mut numbers: Vec<u32> = numbers.collect();
+    numbers.sort_unstable();
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,11 @@ impl Default for TestClock {
 }
 
 impl TestClock {
+    /// A clock that stands at this time.
+    pub fn at(now_ms: UnixMs) -> Self {
+        Self(AtomicU64::new(now_ms))
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, ms: u64) {
         self.0.fetch_add(ms, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use holdfast_retrieval::fetch::{Beside, FetchConfig, Fetcher};
 use holdfast_retrieval::pack::Packer;
 use holdfast_retrieval::pool::{NodePool, NodeState, PoolConfig};
 use holdfast_retrieval::repair::Repairer;
+use holdfast_retrieval::surprise::ShapeRecorder;
 use holdfast_retrieval::tag::TagKey;
 use holdfast_retrieval::write::{
     CommitGroups, CpuPool, Deliverer, ObjectOptions, StripeWriter, WriteBudget, WriteConfig,
@@ -20,7 +21,7 @@ use super::buffers::UploadMemory;
 use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
-use crate::background::{AutoRepair, Connections, Healing, Ownership, PackRunner, RepairRunner};
+use crate::background::{AutoRepair, Connections, Healing, Ownership, PackRunner, RepairRunner, Surprise};
 use crate::config::GatewayConfig;
 use crate::keys::token::TokenRoot;
 use crate::keys::trail::Trail;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub(crate) fetcher: Fetcher,
     /// Whether this gateway does what only one of a namespace's gateways may do.
     pub(crate) ownership: Ownership,
+    pub(crate) surprise: Surprise,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -92,12 +94,15 @@ impl Core {
         let beside = Beside { cache, ..Beside::default() };
         let fetcher = Fetcher::with(Arc::clone(&pool), Arc::clone(&placement) as _, fetch, beside);
         let upload_bytes = u32::try_from(config.memory.upload_bytes).unwrap_or(u32::MAX);
+        let shapes = Arc::new(ShapeRecorder::default());
         let plane = NetworkPlane {
             pool: Arc::clone(&pool),
             groups: CommitGroups::new(writer),
             budget: WriteBudget::new(upload_bytes),
             in_flight_bytes: ObjectOptions::IN_FLIGHT_BYTES,
             fetcher: fetcher.clone(),
+            shapes: Arc::clone(&shapes),
+            started: Instant::now(),
         };
         let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
@@ -122,6 +127,7 @@ impl Core {
             healing,
             fetcher,
             ownership: Ownership::default(),
+            surprise: Surprise::new(shapes),
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),

@@ -1,6 +1,7 @@
 //! The network as the S3 side's [`Plane`]: stripes through commit groups, reads through the verifying fetcher.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use holdfast_protocol::record::{Policy, PolicyName, ScopeId};
 use holdfast_retrieval::block::BlockRef;
 use holdfast_retrieval::fetch::{FetchError, Fetcher};
 use holdfast_retrieval::pool::NodePool;
+use holdfast_retrieval::surprise::ShapeRecorder;
 use holdfast_retrieval::write::{CommitGroups, ObjectOptions, ObjectWriter, WriteBudget, WriteError};
 
 use super::plane::{NotWritable, Plane, PlaneWriter, Written};
@@ -22,6 +24,9 @@ pub(crate) struct NetworkPlane {
     pub(crate) budget: WriteBudget,
     pub(crate) in_flight_bytes: u32,
     pub(crate) fetcher: Fetcher,
+    /// Remembers how readers read, for surprise audits to be like them.
+    pub(crate) shapes: Arc<ShapeRecorder>,
+    pub(crate) started: Instant,
 }
 
 impl Plane for NetworkPlane {
@@ -44,6 +49,11 @@ impl Plane for NetworkPlane {
     }
 
     fn read(&self, wanted: Vec<(BlockRef, ByteRange)>) -> BoxStream<'static, Result<Bytes, FetchError>> {
+        if let Some((_, first)) = wanted.first() {
+            let len = wanted.iter().map(|(_, range)| u64::from(range.len)).sum();
+            let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.shapes.record(first.start, len, now_ms);
+        }
         if let [(block, range)] = wanted[..] {
             // One piece needs no task of its own.
             let fetcher = self.fetcher.clone();

@@ -26,6 +26,7 @@
 //! | `Ri` stripe | claims that the packer made ahead of its transaction |
 //! | `Rd` node digest | a shard that its node was found not to hold: when, and of which stripe |
 //! | `Ro` node | since when a node is silent |
+//! | `Rs` node | its retrieval score |
 //! | `Ra` node agreement | an agreement that was followed by another: until when it runs |
 //! | `y` name 00 | lease: who owns it, and by which fence |
 //! | `y` name 01 | lease: until when |
@@ -203,6 +204,12 @@ pub(super) const PACK_INTENTS: [u8; 2] = *b"Ri";
 pub(super) const DAMAGE: [u8; 2] = *b"Rd";
 pub(super) const OUTAGES: [u8; 2] = *b"Ro";
 pub(super) const FORMER_AGREEMENTS: [u8; 2] = *b"Ra";
+
+pub(super) const RETRIEVAL_SCORES: [u8; 2] = *b"Rs";
+
+pub(super) fn retrieval_score(node: &holdfast_protocol::NodeId) -> Vec<u8> {
+    join(b'R', &[b"s", node.as_bytes()])
+}
 
 pub(super) fn packing(stripe: StripeId) -> Vec<u8> {
     join(b'R', &[b"p", &stripe.0])

@@ -4,6 +4,7 @@
 use holdfast_protocol::record::{AgreementId, StripeId};
 use holdfast_protocol::time::UnixMs;
 use holdfast_protocol::{Digest, NodeId, PublicKey, cbor};
+use holdfast_retrieval::surprise::RetrievalScore;
 use serde::{Deserialize, Serialize};
 
 use super::error::MetaError;
@@ -89,6 +90,29 @@ impl Meta {
             transaction.delete(schema::damage(&report.node, &report.digest));
         }
         self.commit_upkeep(transaction).await
+    }
+
+    /// Retrieval scores of all nodes.
+    pub async fn retrieval_scores(&self) -> Result<Vec<(NodeId, RetrievalScore)>, MetaError> {
+        let rows = self.upkeep_rows(&schema::RETRIEVAL_SCORES, usize::MAX).await?;
+        let score = |row: &Row| {
+            let score =
+                cbor::decode(&row.value).map_err(|_| MetaError::Corrupt { what: "retrieval score" })?;
+            Ok((node_of(&row.key)?, score))
+        };
+        rows.iter().map(score).collect()
+    }
+
+    /// Keeps retrieval scores.
+    pub async fn put_retrieval_scores(&self, scores: &[(NodeId, RetrievalScore)]) -> Result<(), MetaError> {
+        for some in scores.chunks(PAGE_ROWS_MAX) {
+            let mut transaction = Transaction::default();
+            for (node, score) in some {
+                transaction.put(schema::retrieval_score(node), cbor::encode(score));
+            }
+            self.commit_upkeep(transaction).await?;
+        }
+        Ok(())
     }
 
     /// Earlier agreements with a node. Those that have ended bind nobody and are forgotten on the way.

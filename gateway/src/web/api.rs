@@ -3,6 +3,7 @@
 
 mod plan;
 mod repair;
+mod retrieval;
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ use crate::keys::trail::Entry;
 use crate::meta::KeyCounts;
 pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
 pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
+pub use retrieval::{Retrieval, RetrievalEvidence, RetrievalRow};
 
 /// `POST /api/v1/nodes`: a node introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -44,7 +44,7 @@ pub(super) async fn show(State(core): State<Arc<Core>>) -> Response {
     cards(&mut html, &status);
     node_table(&mut html, &rows);
     culprit_table(&mut html, &core);
-    durability::section(&mut html, &plan, &status.repair);
+    durability::section(&mut html, &plan, &status.repair, core.config.clock.now_ms());
     repair_line(&mut html, &status);
     let _ = write!(
         html,

@@ -75,7 +75,8 @@ fn conditions(core: &Core, views: &[NodeView]) -> PlanConditions {
         } else {
             average
         },
-        node_years: watched,
+        // A sum of nothing is -0.
+        node_years: watched.abs(),
         losses,
         silent_hours: core.config.repair.silent.as_secs_f64() / 3600.0,
         node_bytes: used / views.len().max(1) as u64,
