@@ -63,7 +63,7 @@ fn a_private_data_set_is_read_from_the_nodes_again_from_the_cache_and_the_run_is
     ])?;
     ensure!(tree(root.path().join("second").as_path())? == tree(&source)?, "the cache gives other bytes");
     let without = Command::new(program()?)
-        .args(["cat", "train/v1/a/one.jpg", "--direct", "--data"])
+        .args(["cat", "train/v1/a/one.jpg", "--direct", "--give-up-after", "2s", "--data"])
         .arg(root.path().join("data"))
         .output()?;
     ensure!(!without.status.success(), "without nodes and without the cache there is nothing to read");
