@@ -47,7 +47,7 @@ async fn a_ticket_names_its_holder_and_its_version() {
         world.client.get(&format!("/shared/a{bad}")).await.expect_error(400, "InvalidArgument");
     }
     let first = world.client.get(&ticket("/shared/a")).await.expect_status(200);
-    let version = hex::encode(&ReadTicket::decode(&first.body).unwrap().version);
+    let version = hex::encode(ReadTicket::decode(&first.body).unwrap().version);
     let again = format!("{}&version={version}", ticket("/shared/a"));
     world.client.get(&again).await.expect_status(200);
     world.client.put("/shared/a", b"two").await.expect_status(200);
