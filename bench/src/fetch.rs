@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use holdfast_retrieval::testing::relay::Conditions;
 
 use crate::client::Endpoint;
 use crate::fetch::direct::Reader;
@@ -105,6 +106,7 @@ async fn measure_all(plan: &Plan, common: &CommonArgs) -> Result<Vec<Line>> {
     let healthy = bench.sequential("sequential, healthy", Goal::default(), None).await?;
     bench.stalls(&healthy).await?;
     bench.random("random blocks direct, healthy").await?;
+    bench.far("random blocks, 20 ms away, 0.1 % loss").await?;
     for dead in 1..=2 {
         trouble::kill(bench.network.watched.nodes[dead - 1])?;
         let name = format!("sequential, {dead} of 6 nodes dead");
@@ -193,6 +195,22 @@ impl Bench {
         let outcome = self.sequential(name, goal, healthy.p99_ms).await;
         stalling.stop().await;
         outcome.map(drop)
+    }
+
+    /// Random whole blocks from nodes behind relays. The relays run in this process and cost it CPU.
+    async fn far(&mut self, name: &str) -> Result<()> {
+        if !self.is_wanted(name) {
+            return Ok(());
+        }
+        let far = Conditions { delay: Duration::from_millis(10), loss: 10, ..Conditions::default() };
+        let reader = Reader::open_through(&self.server, KEY, Some(far)).await?;
+        reader.random(MIB, CLIENTS, self.loop_for / 4).await?;
+        let before = reader.counts();
+        let work = reader.random(MIB, CLIENTS, self.loop_for);
+        let mut line = self.line(name, Unit::OperationsPerSecond, Goal::default(), work).await?;
+        line.note = reader.amplification(&before, line.bytes);
+        self.done(line);
+        Ok(())
     }
 
     /// Random whole blocks straight from the nodes: what it costs in bytes beside what the code makes unavoidable.

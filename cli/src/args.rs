@@ -477,6 +477,9 @@ pub(crate) struct DirectArgs {
     /// How large the cache may become
     #[arg(long, env = "HOLDFAST_CACHE_SIZE", default_value = "10GB", value_name = "SIZE")]
     pub(crate) cache_size: ByteSize,
+    /// Give a block up that cannot be had, in whatever way, after this long
+    #[arg(long, env = "HOLDFAST_GIVE_UP_AFTER", default_value = "30s", value_name = "PERIOD")]
+    pub(crate) give_up_after: Period,
     /// Write a signed transcript of what was served to this new file
     #[arg(long, env = "HOLDFAST_TRANSCRIPT", value_name = "FILE", requires = "direct")]
     pub(crate) transcript: Option<PathBuf>,

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
@@ -35,11 +36,14 @@ use crate::client::S3;
 use crate::network::Access;
 use crate::objects::Transferred;
 use crate::output::Output;
+use crate::periods::Period;
 
 /// Bytes that all objects of one command may hold ahead of their readers.
 const AHEAD_BYTES: usize = 128 << 20;
 /// Blocks kept in memory; the rest of a cache is on the disk.
 const MEMORY_BYTES: usize = 64 << 20;
+/// When the check of a transcript gives up; it reads no block.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// What is asked of a reader at once.
 const READ_LEN: usize = 1 << 20;
 
@@ -74,7 +78,9 @@ impl Direct {
         };
         let observer = recorder.clone().map(|recorder| recorder as Arc<dyn ReadObserver>);
         let cache = open_cache(args).await?;
-        let client = DirectClient::new(pool, DirectConfig { cache, observer, ..DirectConfig::default() });
+        let deadline = args.give_up_after.0;
+        let config = DirectConfig { deadline, cache, observer, ..DirectConfig::default() };
+        let client = DirectClient::new(pool, config);
         let (s3, cid) = (s3.clone(), args.cid.clone());
         let budget = AheadBudget::new(AHEAD_BYTES);
         Ok(Some(Arc::new(Self { s3, holder, transport, client, budget, recorder, cid })))
@@ -200,7 +206,8 @@ pub(crate) async fn verify(args: &TranscriptVerifyArgs, output: Output) -> Resul
     if let Some(target) = &args.against {
         let s3 = S3::new(Access::resolve(&args.network)?);
         let mut blocks = found.blocks.clone();
-        let direct = DirectArgs { direct: true, ..DirectArgs::default() };
+        let direct =
+            DirectArgs { direct: true, give_up_after: Period(GIVE_UP_AFTER), ..DirectArgs::default() };
         let direct = Direct::start(&direct, &s3).await?.context("direct reads were asked for")?;
         let (bucket, key) = crate::objects::split(target)?;
         let keys = if key.is_empty() || key.ends_with('/') {

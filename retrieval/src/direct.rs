@@ -143,8 +143,16 @@ impl DirectObject {
         Ok(())
     }
 
-    /// One piece's plaintext.
+    /// One piece's plaintext, within the deadline.
     async fn piece(&self, piece: BlockPiece) -> Result<Bytes, ObjectError> {
+        let (block, deadline) = (piece.block.digest, self.client.deadline());
+        match tokio::time::timeout(deadline, self.any_way(piece)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ObjectError::TimedOut { block, after: deadline }),
+        }
+    }
+
+    async fn any_way(&self, piece: BlockPiece) -> Result<Bytes, ObjectError> {
         let error = match self.fetcher.range(piece.block, piece.range).await {
             Ok(bytes) => return decipher(&piece, bytes),
             Err(error) => error,

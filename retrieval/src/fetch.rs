@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use holdfast_protocol::Digest;
 use holdfast_protocol::message::ByteRange;
 use holdfast_protocol::record::Stripe;
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 mod budget;
+mod coalesce;
 mod counters;
 mod error;
 mod flights;
@@ -222,6 +224,32 @@ impl Fetcher {
             return Err(error);
         }
         inner.read(block, range, &moved).await.map(|(bytes, by)| (bytes.into_bytes(), by))
+    }
+
+    /// All of `wanted`, in its order, with as few requests as make sense: ranges of one block that lie close
+    /// together, overlap or are equal are read as one. At most [`FetchConfig::window_bytes`] are under way at
+    /// once; all results together are the caller's to bound.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: requests under way are dropped.
+    pub async fn many(&self, wanted: &[(BlockRef, ByteRange)]) -> Result<Vec<Bytes>, FetchError> {
+        for (block, range) in wanted {
+            check_range(*block, *range)?;
+        }
+        let merged = coalesce::coalesce(wanted);
+        let reads: Vec<_> = merged.iter().map(|read| (read.block, read.range)).collect();
+        let mut stream = self.stream(reads);
+        let mut found = vec![Bytes::new(); wanted.len()];
+        for read in &merged {
+            let Some(bytes) = stream.next().await.transpose()? else {
+                return Err(FetchError::Stopping { digest: read.block.digest });
+            };
+            for (at, from) in &read.holds {
+                let from = *from as usize;
+                found[*at] = bytes.slice(from..from + wanted[*at].1.len as usize);
+            }
+        }
+        Ok(found)
     }
 
     /// The ranges in order, read ahead within bounds (see [`FetchStream`]).

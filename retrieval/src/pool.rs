@@ -332,6 +332,19 @@ impl NodePool {
         self.entry(id).map(|entry| entry.latency(SizeClass::of(bytes))).unwrap_or_default()
     }
 
+    /// The 95th percentile that the node in the middle has for answers of about `bytes` bytes: what to expect of
+    /// a node that is not known yet. `None` while fewer than three nodes are known by it.
+    pub fn typical_p95(&self, bytes: usize) -> Option<Duration> {
+        let class = SizeClass::of(bytes);
+        let views = self.entries().into_iter().map(|entry| entry.latency(class));
+        let mut known: Vec<Duration> = views.filter(|view| view.samples >= 8).map(|view| view.p95).collect();
+        if known.len() < 3 {
+            return None;
+        }
+        known.sort_unstable();
+        known.get(known.len() / 2).copied()
+    }
+
     /// Whether there is reason to believe that a node does not answer; also of a node that is not known.
     pub fn is_down(&self, id: NodeId) -> bool {
         self.entry(id).map_or(true, |entry| entry.is_down())

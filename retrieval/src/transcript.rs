@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_protocol::cbor;
+use holdfast_protocol::limits::TEXT_LEN_MAX;
 use holdfast_protocol::message::ByteRange;
 use holdfast_protocol::record::transcript::{
     TRANSCRIPT_BLOCKS_MAX, TRANSCRIPT_NODES_MAX, TRANSCRIPT_READS_MAX,
@@ -47,6 +48,9 @@ pub enum TranscriptError {
     /// Random bytes.
     #[error("the system's random source failed")]
     Random,
+    /// The run's name is too long for a record.
+    #[error("a run's label has at most {TEXT_LEN_MAX} bytes")]
+    Label,
     /// A record of it cannot be read or its signature does not hold.
     #[error("record {seq} of the transcript does not hold")]
     Record {
@@ -143,6 +147,9 @@ impl Recorder {
         key: Arc<SigningKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, TranscriptError> {
+        if label.len() > TEXT_LEN_MAX {
+            return Err(TranscriptError::Label);
+        }
         let failed = |source| TranscriptError::File { path: path.to_path_buf(), source };
         let file = File::options().create_new(true).write(true).open(path).map_err(failed)?;
         let run = RunId::random().map_err(|_| TranscriptError::Random)?;

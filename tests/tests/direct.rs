@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::{Network, bytes_of, program, signal, succeeded, tree, write_file};
+use holdfast_tests::{Network, bytes_of, http_get, program, signal, succeeded, tree, write_file};
 use rustix::process::Signal;
 
 /// A private bucket, five nodes of six: every byte right, a transcript that holds, a second epoch from the cache alone.
@@ -63,7 +63,7 @@ fn a_private_data_set_is_read_from_the_nodes_again_from_the_cache_and_the_run_is
     ])?;
     ensure!(tree(root.path().join("second").as_path())? == tree(&source)?, "the cache gives other bytes");
     let without = Command::new(program()?)
-        .args(["cat", "train/v1/a/one.jpg", "--direct", "--data"])
+        .args(["cat", "train/v1/a/one.jpg", "--direct", "--give-up-after", "2s", "--data"])
         .arg(root.path().join("data"))
         .output()?;
     ensure!(!without.status.success(), "without nodes and without the cache there is nothing to read");
@@ -91,6 +91,10 @@ fn the_client_insists_on_the_root_cid_it_was_told() -> Result<()> {
     ensure!(!other.status.success() && other.stdout.is_empty(), "nothing of another object is written");
     let said = String::from_utf8_lossy(&other.stderr).into_owned();
     ensure!(said.contains(&cid), "{said}");
+    // Without a signature there is no ticket to a private bucket: it would hold the object's key.
+    let holder = "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK";
+    let (status, _) = http_get(&network.s3(), &format!("/data/file?holdfast-ticket&holder={holder}"), &[])?;
+    ensure!(status == 403, "an unsigned request for a ticket was answered {status}");
     let help = Command::new(program()?).args(["get", "--help"]).output()?;
     ensure!(succeeded(help, "get --help")?.contains("--transcript"));
     Ok(())

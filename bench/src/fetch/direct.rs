@@ -1,5 +1,7 @@
 //! Reading straight from the nodes, inside this process: with a ticket from the gateway, verified by the library.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use holdfast_retrieval::direct::{
 use holdfast_retrieval::fetch::FetchCounts;
 use holdfast_retrieval::object::ObjectSource;
 use holdfast_retrieval::pool::{NodePool, PoolConfig};
+use holdfast_retrieval::testing::relay::{Conditions, UdpRelay};
 use tokio::task::JoinSet;
 
 use crate::measure::{Round, Work};
@@ -40,6 +43,29 @@ struct GatewayTickets {
     server: Arc<Server>,
     key: String,
     holder: NodeId,
+    /// What stands between us and each node, when that shall be worse than loopback.
+    far: Option<Conditions>,
+    relays: tokio::sync::Mutex<HashMap<NodeId, UdpRelay>>,
+}
+
+impl GatewayTickets {
+    /// Puts a relay in front of every node of the ticket.
+    async fn move_away(&self, ticket: &mut ReadTicket, conditions: Conditions) -> Result<()> {
+        let mut relays = self.relays.lock().await;
+        for (seed, node) in (1u64..).zip(&mut ticket.nodes) {
+            let address = *node.addresses.first().context("a node without an address")?;
+            let relay = match relays.entry(node.id) {
+                Entry::Occupied(relay) => relay.into_mut(),
+                Entry::Vacant(place) => {
+                    let relay = UdpRelay::start(address, seed).await?;
+                    relay.set(conditions);
+                    place.insert(relay)
+                }
+            };
+            node.addresses = vec![relay.address()];
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -52,7 +78,11 @@ impl Tickets for GatewayTickets {
             let mut query = vec![("holdfast-ticket", "1"), ("holder", &*holder), ("offset", &*offset)];
             query.extend(version.as_deref().map(|version| ("version", version)));
             let bytes = Session::new(&self.server).get_bytes(&self.key, &query).await?;
-            anyhow::Ok(ReadTicket::decode(&bytes)?)
+            let mut ticket = ReadTicket::decode(&bytes)?;
+            if let Some(conditions) = self.far {
+                self.move_away(&mut ticket, conditions).await?;
+            }
+            anyhow::Ok(ticket)
         };
         asked.await.map_err(|error| TicketFailure { message: format!("{error:#}"), retryable: true })
     }
@@ -66,6 +96,15 @@ impl Tickets for GatewayTickets {
 impl Reader {
     /// Opens an object with a key of its own.
     pub(crate) async fn open(server: &Arc<Server>, key: &str) -> Result<Self> {
+        Self::open_through(server, key, None).await
+    }
+
+    /// The same with every node behind a relay of these conditions.
+    pub(crate) async fn open_through(
+        server: &Arc<Server>,
+        key: &str,
+        far: Option<Conditions>,
+    ) -> Result<Self> {
         let signing = Arc::new(SigningKey::generate()?);
         let holder = NodeId(signing.public());
         let config = QuicConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), signing);
@@ -73,7 +112,8 @@ impl Reader {
             QuicTransport::bind(config).context("cannot open a QUIC socket")?;
         let pool = NodePool::new(PoolConfig::new(transport, "holdfast-bench", Arc::new(SystemClock)));
         let client = DirectClient::new(pool, DirectConfig::default());
-        let tickets = GatewayTickets { server: Arc::clone(server), key: key.to_owned(), holder };
+        let (key_of, relays) = (key.to_owned(), tokio::sync::Mutex::default());
+        let tickets = GatewayTickets { server: Arc::clone(server), key: key_of, holder, far, relays };
         let object = Arc::new(DirectObject::open(client, Arc::new(tickets)).await?);
         Ok(Self { object, server: Arc::clone(server), key: key.to_owned() })
     }

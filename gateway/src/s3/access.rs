@@ -155,14 +155,10 @@ impl Gatekeeper {
     }
 
     /// Whoever makes the request; `None` when it names nobody.
-    async fn caller(
-        &self,
-        context: &S3AccessContext<'_>,
-        session: Option<&Session>,
-    ) -> S3Result<Option<Caller>> {
+    async fn caller(&self, access_key: Option<&str>, session: Option<&Session>) -> S3Result<Option<Caller>> {
         let core = Arc::clone(&self.core);
-        if let Some(credentials) = context.credentials() {
-            let key = self.live(&credentials.access_key).await?.ok_or_else(unknown_key)?;
+        if let Some(access_key) = access_key {
+            let key = self.live(access_key).await?.ok_or_else(unknown_key)?;
             let token = session.and_then(Session::token);
             return Ok(Some(Caller { key, token, presented: Presented::Signed, core }));
         }
@@ -170,6 +166,41 @@ impl Gatekeeper {
         let token = self.open_token(text).await?;
         let key = self.live(token.access_key()).await?.ok_or_else(bad_token)?;
         Ok(Some(Caller { key, token: Some(token), presented: Presented::Bearer, core }))
+    }
+
+    /// Lets the caller in at the pace of its key.
+    fn admit(&self, caller: &Caller, session: Option<&Session>) -> S3Result<()> {
+        if let Some(session) = session {
+            session.belongs_to(Arc::clone(&caller.key));
+        }
+        let place = self.core.key_limits.enter(caller.key.id(), &caller.key.rules, Instant::now());
+        let place = place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?;
+        if let Some(session) = session {
+            session.holds(place);
+        }
+        Ok(())
+    }
+
+    /// A ticket opens an object's plaintext, so it is for whoever may GET the object, and for nobody else.
+    pub(super) async fn check_ticket(
+        &self,
+        access_key: Option<&str>,
+        bucket: &str,
+        object: &str,
+    ) -> S3Result<()> {
+        let session = Session::current();
+        let session = session.as_deref();
+        if let Some(session) = session {
+            session.asks_for("GetObjectTicket", bucket, object);
+        }
+        if let Some(caller) = self.caller(access_key, session).await? {
+            self.admit(&caller, session)?;
+            return caller.require(Operation::Read, bucket, Some(object));
+        }
+        match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
+            Some(bucket) if bucket.public => Ok(()),
+            _ => Err(denied_stranger()),
+        }
     }
 
     /// What anybody may do.
@@ -235,17 +266,11 @@ impl S3Access for Gatekeeper {
         if let Some(session) = session {
             session.asks_for(operation, bucket, object.unwrap_or_default());
         }
-        let Some(caller) = self.caller(context, session).await? else {
+        let access_key = context.credentials().map(|credentials| credentials.access_key.as_str());
+        let Some(caller) = self.caller(access_key, session).await? else {
             return self.check_stranger(context).await;
         };
-        if let Some(session) = session {
-            session.belongs_to(Arc::clone(&caller.key));
-        }
-        let place = self.core.key_limits.enter(caller.key.id(), &caller.key.rules, Instant::now());
-        let place = place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?;
-        if let Some(session) = session {
-            session.holds(place);
-        }
+        self.admit(&caller, session)?;
         let rules = &caller.key.rules;
         match need(operation) {
             Need::Key => {}

@@ -32,6 +32,7 @@ mod links;
 mod objects;
 mod refusals;
 mod tenants;
+mod tickets;
 mod tokens;
 mod uploads;
 

@@ -1,83 +1,59 @@
 //! Which block to give up next. Pure: no bytes, no clock, no I/O.
 //!
-//! Blocks with a planned use go farthest use first, after all blocks without one. Those without go by SIEVE: a
-//! hand walks from the oldest to the newest, spares what was used since it last came by, and takes the first
-//! that was not. One pass over a large object therefore does not empty the cache of what is used again and
-//! again, and a data set read in a loop keeps a part of itself instead of nothing, as it would by age.
+//! Blocks with a planned use go farthest use first, after all blocks without one. Among those without, one is
+//! drawn at random, and spared a few times if it was used. One pass over a large object therefore does not
+//! empty the cache of what is used again and again, and a data set read in a loop keeps a part of itself;
+//! by age (and by any order that follows age, as a clock's) it would lose each block just before its turn.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use holdfast_protocol::Digest;
 
 use super::order::EpochOrder;
 
+/// How often a block that was used is spared. With fewer, what is read once in a cache's length falls to
+/// scans of the same length.
+const SPARED: u8 = 3;
+
 /// The blocks of one cache, and their claim to stay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Evictor {
     blocks: HashMap<Digest, Standing>,
-    /// Blocks without a planned use, by when they came.
-    sieve: BTreeMap<u64, Digest>,
+    /// Blocks without a planned use, in no order.
+    unplanned: Vec<Digest>,
     /// Blocks with one, by when it is.
     planned: BTreeSet<(u64, Digest)>,
-    arrivals: u64,
-    hand: u64,
+    dice: u64,
+}
+
+impl Default for Evictor {
+    fn default() -> Self {
+        Self { blocks: HashMap::new(), unplanned: Vec::new(), planned: BTreeSet::new(), dice: 0x9e37_79b9 }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Standing {
-    arrival: u64,
-    used: bool,
+    spared: u8,
     next_use: Option<u64>,
+    /// Its index among the unplanned, while it is one.
+    at: usize,
 }
 
 impl Evictor {
     /// A block came; `next_use` is when it is wanted, if that is known.
     pub(crate) fn insert(&mut self, digest: Digest, next_use: Option<u64>) {
         self.remove(&digest);
-        let arrival = self.arrivals;
-        self.arrivals += 1;
-        self.blocks.insert(digest, Standing { arrival, used: false, next_use });
-        match next_use {
-            Some(at) => {
-                self.planned.insert((at, digest));
-            }
-            None => {
-                self.sieve.insert(arrival, digest);
-            }
-        }
+        self.blocks.insert(digest, Standing { spared: 0, next_use, at: 0 });
+        self.enlist(digest, next_use);
     }
 
     /// A block was used, and is wanted next at `next_use`.
     pub(crate) fn used(&mut self, digest: &Digest, next_use: Option<u64>) {
         if let Some(standing) = self.blocks.get_mut(digest) {
-            standing.used = true;
+            standing.spared = SPARED;
         }
         self.plan(digest, next_use);
-    }
-
-    /// The block is now wanted next at `next_use`.
-    fn plan(&mut self, digest: &Digest, next_use: Option<u64>) {
-        let Some(standing) = self.blocks.get_mut(digest) else { return };
-        if standing.next_use == next_use {
-            return;
-        }
-        match standing.next_use {
-            Some(at) => {
-                self.planned.remove(&(at, *digest));
-            }
-            None => {
-                self.sieve.remove(&standing.arrival);
-            }
-        }
-        standing.next_use = next_use;
-        match next_use {
-            Some(at) => {
-                self.planned.insert((at, *digest));
-            }
-            None => {
-                self.sieve.insert(standing.arrival, *digest);
-            }
-        }
     }
 
     /// A new order is known: every block's next use is asked anew.
@@ -90,21 +66,15 @@ impl Evictor {
 
     /// Forgets a block.
     pub(crate) fn remove(&mut self, digest: &Digest) {
-        let Some(standing) = self.blocks.remove(digest) else { return };
-        match standing.next_use {
-            Some(at) => {
-                self.planned.remove(&(at, *digest));
-            }
-            None => {
-                self.sieve.remove(&standing.arrival);
-            }
+        if let Some(standing) = self.blocks.remove(digest) {
+            self.delist(digest, standing);
         }
     }
 
     /// The block to give up for one that is wanted next at `next_use`; `None` when that one deserves its place
     /// less than all that are here, or nothing is here.
     pub(crate) fn victim_for(&mut self, next_use: Option<u64>) -> Option<Digest> {
-        if let Some(digest) = self.sieve_victim() {
+        if let Some(digest) = self.draw() {
             return Some(digest);
         }
         let (farthest, digest) = *self.planned.last()?;
@@ -114,18 +84,56 @@ impl Evictor {
         }
     }
 
-    /// Walks at most one round and one step: the first round clears every mark it meets.
-    fn sieve_victim(&mut self) -> Option<Digest> {
-        for _ in 0..=self.sieve.len() {
-            let (&arrival, &digest) =
-                self.sieve.range(self.hand..).next().or_else(|| self.sieve.iter().next())?;
-            self.hand = arrival + 1;
+    /// The block is now wanted next at `next_use`.
+    fn plan(&mut self, digest: &Digest, next_use: Option<u64>) {
+        let Some(&standing) = self.blocks.get(digest) else { return };
+        if standing.next_use != next_use {
+            self.delist(digest, standing);
+            self.enlist(*digest, next_use);
+        }
+    }
+
+    fn enlist(&mut self, digest: Digest, next_use: Option<u64>) {
+        let at = self.unplanned.len();
+        match next_use {
+            Some(at) => {
+                self.planned.insert((at, digest));
+            }
+            None => self.unplanned.push(digest),
+        }
+        if let Some(standing) = self.blocks.get_mut(&digest) {
+            (standing.next_use, standing.at) = (next_use, at);
+        }
+    }
+
+    fn delist(&mut self, digest: &Digest, standing: Standing) {
+        if let Some(at) = standing.next_use {
+            self.planned.remove(&(at, *digest));
+            return;
+        }
+        self.unplanned.swap_remove(standing.at);
+        let moved = self.unplanned.get(standing.at);
+        if let Some(standing_of_moved) = moved.and_then(|moved| self.blocks.get_mut(moved)) {
+            standing_of_moved.at = standing.at;
+        }
+    }
+
+    /// One of the unplanned. Each draw of a block that is spared takes from its sparing, so this ends.
+    fn draw(&mut self) -> Option<Digest> {
+        if self.unplanned.is_empty() {
+            return None;
+        }
+        loop {
+            self.dice ^= self.dice << 13;
+            self.dice ^= self.dice >> 7;
+            self.dice ^= self.dice << 17;
+            let at = usize::try_from(self.dice % self.unplanned.len() as u64).unwrap_or(0);
+            let digest = self.unplanned[at];
             match self.blocks.get_mut(&digest) {
-                Some(standing) if standing.used => standing.used = false,
+                Some(standing) if standing.spared > 0 => standing.spared -= 1,
                 _ => return Some(digest),
             }
         }
-        None
     }
 }
 

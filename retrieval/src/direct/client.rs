@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_protocol::OperatorId;
 use parking_lot::Mutex;
@@ -19,14 +20,22 @@ use crate::pool::{KnownNode, NodePool};
 const KINDS_MAX: usize = 1024;
 
 /// What stands beside a client's reads.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct DirectConfig {
     /// Times and bounds.
     pub fetch: FetchConfig,
+    /// When a block that cannot be had is given up, whatever is still tried.
+    pub deadline: Duration,
     /// Verified blocks kept close.
     pub cache: Option<Arc<BlockCache>>,
     /// Who is told what was served.
     pub observer: Option<Arc<dyn ReadObserver>>,
+}
+
+impl Default for DirectConfig {
+    fn default() -> Self {
+        Self { fetch: FetchConfig::default(), deadline: Duration::from_secs(30), cache: None, observer: None }
+    }
 }
 
 /// Reads directly from nodes, under grants made out to the pool's own key.
@@ -52,6 +61,11 @@ impl DirectClient {
     /// The nodes.
     pub fn pool(&self) -> &Arc<NodePool> {
         &self.pool
+    }
+
+    /// When a block that cannot be had is given up.
+    pub(super) fn deadline(&self) -> Duration {
+        self.config.deadline
     }
 
     /// The cache, if there is one.

@@ -25,6 +25,9 @@ type Direct<'a> = futures::future::BoxFuture<'a, (usize, NodeId, Result<Verified
 /// while the hedge budget lasts: waiting for it and then for the others would cost both times.
 const SLOWER_BY: u32 = 4;
 
+/// What a node gets whose times are not known: a handshake over a long way and an answer.
+const UNKNOWN_FLOOR: Duration = Duration::from_millis(250);
+
 impl Inner {
     pub(super) async fn locate(&self, block: BlockRef) -> Result<Slot, FetchError> {
         let digest = block.digest;
@@ -184,8 +187,15 @@ impl Inner {
     /// How long a read may take before it counts as slow: twice the time that 95 of 100 stay below.
     pub(super) fn patience(&self, node: NodeId, bytes: usize) -> Duration {
         let FetchConfig { hedge_floor, hedge_ceiling, .. } = self.config;
-        let p95 = self.reader.pool().latency(node, bytes).p95_or(hedge_ceiling);
-        p95.saturating_mul(2).clamp(hedge_floor, hedge_ceiling.max(hedge_floor))
+        let pool = self.reader.pool();
+        let ceiling = hedge_ceiling.max(hedge_floor);
+        let own = pool.latency(node, bytes);
+        if own.samples < 8 {
+            // Dialling may be a part of it, so a node that is not known gets more time than the others take.
+            let typical = pool.typical_p95(bytes).map(|p95| p95.saturating_mul(4).max(UNKNOWN_FLOOR));
+            return typical.unwrap_or(ceiling).min(ceiling);
+        }
+        own.p95.saturating_mul(2).clamp(hedge_floor, ceiling)
     }
 
     /// Whether k others together are expected to answer long before the node that holds the block, and the

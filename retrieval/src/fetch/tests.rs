@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use holdfast_protocol::message::RefusalReason;
 use holdfast_protocol::record::Shard;
 use holdfast_protocol::{BlockLen, NodeId};
@@ -43,7 +42,8 @@ async fn a_healthy_read_is_one_request_to_one_node() {
     let part = fetcher.range(block, range(100_001, 70_000)).await.unwrap();
     assert_eq!(part, bytes.slice(100_001..170_001));
     assert_eq!((world.reads(), node.reads()), (2, 2));
-    assert_eq!(fetcher.counts(), FetchCounts { direct: 2, ..FetchCounts::default() });
+    let node_bytes = bytes.len() as u64 + 70_000;
+    assert_eq!(fetcher.counts(), FetchCounts { direct: 2, node_bytes, ..FetchCounts::default() });
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,6 +83,20 @@ async fn whatever_the_node_does_the_bytes_are_right_and_liars_are_named() {
             assert_eq!(world.reads(), asked, "{behaviour:?}: exactly k others are read");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_ranges_of_a_block_are_few_requests() {
+    let (world, node, bytes, block) = one_stripe().await;
+    let fetcher = world.fetcher();
+    let parts: Vec<_> = [5, 300_000, 20_000, 5, 310_000, 900_000].map(|start| range(start, 1000)).into();
+    let wanted: Vec<_> = parts.iter().map(|part| (block, *part)).collect();
+    let found = fetcher.many(&wanted).await.unwrap();
+    for (part, found) in parts.iter().zip(found) {
+        assert!(found == bytes.slice(part.start as usize..part.end() as usize));
+    }
+    assert_eq!(node.reads(), 3);
+    assert!(fetcher.many(&[(block, range(MIB, 1))]).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

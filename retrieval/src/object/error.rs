@@ -1,6 +1,9 @@
 //! Why an object's bytes could not be had.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::Digest;
 
 use crate::fetch::FetchError;
 
@@ -28,6 +31,14 @@ pub enum ObjectError {
         /// Whether the same read may succeed later.
         retryable: bool,
     },
+    /// A block could not be had in time, in whatever way.
+    #[error("block {block} could not be had within {after:?}")]
+    TimedOut {
+        /// The block.
+        block: Digest,
+        /// How long it was tried.
+        after: Duration,
+    },
     /// The read was given up on because the program is stopping.
     #[error("the read was stopped")]
     Stopping,
@@ -44,7 +55,7 @@ impl ObjectError {
         match self {
             Self::Fetch(error) => error.is_retryable(),
             Self::Source { retryable, .. } => *retryable,
-            Self::Stopping => true,
+            Self::Stopping | Self::TimedOut { .. } => true,
             Self::Cipher | Self::Short { .. } => false,
         }
     }

@@ -207,6 +207,12 @@ impl Entry {
     /// The time waited is no figure to keep: it says how patient we were, and would make us more so.
     pub(super) fn overtaken(&self, now_ms: UnixMs) -> bool {
         let mut inner = self.inner.lock();
+        if inner.state == NodeState::Unknown {
+            // It has never answered anything: nobody waits for it a second time, and nothing is held against it.
+            inner.go_down(now_ms);
+            self.announce(&inner);
+            return false;
+        }
         inner.overtaken = inner.overtaken.saturating_add(1);
         let stalled = inner.overtaken >= OVERTAKEN_MAX;
         if stalled {
