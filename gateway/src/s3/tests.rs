@@ -27,13 +27,17 @@ use crate::gateway::plane::{NotWritable, Plane, PlaneWriter, Written};
 use crate::keys::{AccessKeys, GatewayKeys};
 use crate::meta::{Meta, RocksConfig, RocksStore};
 
+mod browser;
 mod client;
+mod copies;
 mod links;
 mod objects;
 mod refusals;
+mod rules;
 mod tenants;
 mod tokens;
 mod uploads;
+mod versions;
 
 use client::{Answer, Client};
 
