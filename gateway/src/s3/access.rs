@@ -82,6 +82,12 @@ pub(super) async fn may_post(
     if is_snapshot_bucket(bucket) {
         return Err(denied());
     }
+    if let Some(session) = Session::current() {
+        session.asks_for("PostObject", bucket, object);
+        session.belongs_to(Arc::clone(key));
+        let place = core.key_limits.enter(key.id(), &key.rules, Instant::now());
+        session.holds(place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?);
+    }
     let (core, key) = (Arc::clone(core), Arc::clone(key));
     let caller = Caller { key, token: None, presented: Presented::Signed, core: Arc::clone(&core) };
     caller.require(Operation::Write, bucket, Some(object))?;
