@@ -13,7 +13,8 @@ export ROCKSDB_STATIC=1
 export CXXSTDLIB=${CXXSTDLIB:-stdc++}
 command -v mold >/dev/null 2>&1 && export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="${CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS:--C link-arg=-fuse-ld=mold}"
 HOLDFAST_VENV="$HOLDFAST_CACHE/venv-2"
-export HOLDFAST_VENV
+HOLDFAST_DATA_VENV="$HOLDFAST_CACHE/venv-data-1"
+export HOLDFAST_VENV HOLDFAST_DATA_VENV
 
 # Cargo names artefacts of workspace members by their place within the workspace, not by the clone, and judges them by
 # time: after a build from another clone its artefacts would pass for ours. Touching the sources makes ours newer.

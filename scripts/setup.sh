@@ -3,7 +3,7 @@
 # Idempotent: when everything is in place it returns within a second and touches no network.
 #
 #   scripts/setup.sh            packages and RocksDB: enough for `make run`
-#   scripts/setup.sh --tests    also the real S3 clients that the tests drive (AWS CLI, boto3)
+#   scripts/setup.sh --tests    also the real S3 clients that the tests drive (AWS CLI, boto3, s3fs, pyarrow, obstore)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -85,5 +85,12 @@ if [ "${1:-}" = "--tests" ]; then
     echo "setup: installing the AWS CLI and boto3 into $venv"
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet 'awscli==1.45.11' 'boto3[crt]==1.43.11'
+  fi
+  # Data tools want another botocore than the AWS CLI does, so they live apart.
+  data_venv="$cache/venv-data-1"
+  if ! "$data_venv/bin/python" -c 'import s3fs, pyarrow, obstore' 2>/dev/null; then
+    echo "setup: installing s3fs, pyarrow and obstore into $data_venv"
+    python3 -m venv "$data_venv"
+    "$data_venv/bin/pip" install --quiet 's3fs==2026.9.0' 'aiobotocore==3.10.0' 'pyarrow==26.0.1' 'obstore==0.12.1'
   fi
 fi

@@ -65,8 +65,10 @@ pub(crate) enum Command {
     /// Say who may do what, hand rights on, keep the namespace's own keys safe
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Upload a file or a directory to BUCKET/PREFIX
+    /// Upload a file or a directory to BUCKET/PREFIX; run again, it goes on where it was stopped
     Put(PutArgs),
+    /// Copy objects from another S3 endpoint; run again, it goes on where it was stopped
+    Import(ImportArgs),
     /// Download BUCKET/KEY, or all under BUCKET/PREFIX/
     Get(GetArgs),
     /// Write an object to standard output
@@ -111,6 +113,9 @@ pub(crate) struct UpArgs {
     /// Metadata
     #[command(flatten)]
     pub(crate) meta: MetaArgs,
+    /// Domains below which host names are buckets, besides `localhost`: `s3.example.org`
+    #[arg(long, env = "HOLDFAST_S3_DOMAIN", value_name = "DOMAIN", value_delimiter = ',')]
+    pub(crate) s3_domain: Vec<String>,
     /// S3 over TLS
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
@@ -321,6 +326,9 @@ pub(crate) struct GatewayRunArgs {
     /// Metadata
     #[command(flatten)]
     pub(crate) meta: MetaArgs,
+    /// Domains below which host names are buckets, besides `localhost`: `s3.example.org`
+    #[arg(long, env = "HOLDFAST_S3_DOMAIN", value_name = "DOMAIN", value_delimiter = ',')]
+    pub(crate) s3_domain: Vec<String>,
     /// S3 over TLS
     #[command(flatten)]
     pub(crate) tls: TlsArgs,
@@ -455,6 +463,41 @@ pub(crate) struct PutArgs {
     /// BUCKET/KEY, BUCKET/PREFIX or BUCKET; the bucket is created if it does not exist
     pub(crate) target: String,
     /// Files in flight at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: u16,
+    /// Create the bucket public: blocks are not encrypted and anybody may read
+    #[arg(long)]
+    pub(crate) public: bool,
+    /// Begin anew, and leave no unfinished upload behind on failure
+    #[arg(long)]
+    pub(crate) no_resume: bool,
+    /// The network
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+}
+
+/// Options of `import`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast import s3://datasets/train/ train-data/v1/ --from http://minio.example:9000 --from-profile minio
+  SOURCE_AWS_ACCESS_KEY_ID=… SOURCE_AWS_SECRET_ACCESS_KEY=… \\
+      holdfast import s3://datasets/model.bin models/ --from http://minio.example:9000")]
+pub(crate) struct ImportArgs {
+    /// s3://BUCKET/KEY, or s3://BUCKET/PREFIX/ for all below
+    pub(crate) source: String,
+    /// BUCKET/KEY or BUCKET/PREFIX/; the bucket is created if it does not exist
+    pub(crate) target: String,
+    /// The endpoint to copy from
+    #[arg(long, env = "HOLDFAST_IMPORT_FROM", value_name = "URL")]
+    pub(crate) from: String,
+    /// Profile of the AWS credentials file with its keys [default: SOURCE_AWS_ACCESS_KEY_ID and
+    /// SOURCE_AWS_SECRET_ACCESS_KEY, else the profile `default`]
+    #[arg(long, value_name = "PROFILE")]
+    pub(crate) from_profile: Option<String>,
+    /// The region that its requests are signed for
+    #[arg(long, default_value = "us-east-1", value_name = "REGION")]
+    pub(crate) from_region: String,
+    /// Objects in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
     /// Create the bucket public: blocks are not encrypted and anybody may read

@@ -1,5 +1,6 @@
 //! HTTP to a gateway: presigned S3 requests and the admin API. Bodies stream; nothing is read without a bound.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rusty_s3::actions::{CompleteMultipartUpload, CreateMultipartUpload, ListObjectsV2};
+use rusty_s3::actions::{CompleteMultipartUpload, CreateMultipartUpload, ListObjectsV2, ListParts};
 use rusty_s3::{Bucket, S3Action, UrlStyle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,7 +27,6 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(900);
 const ANSWER_LEN_MAX: usize = 16 * 1024 * 1024;
 /// How often a request that the gateway asks to slow down is tried.
 const ATTEMPTS_MAX: u32 = 5;
-const REGION: &str = "us-east-1";
 
 /// A pooled HTTP client with TCP_NODELAY.
 #[derive(Debug, Clone)]
@@ -155,6 +155,9 @@ pub(crate) struct Listed {
     pub(crate) key: String,
     /// Its size; 0 for a prefix.
     pub(crate) size: u64,
+    /// Its entity tag, as the listing has it.
+    #[serde(skip)]
+    pub(crate) etag: Option<String>,
     /// When it was written, as the gateway says it.
     pub(crate) last_modified: Option<String>,
     /// Whether this is a common prefix rather than an object.
@@ -173,7 +176,7 @@ impl S3 {
     }
 
     fn bucket(&self, name: &str) -> Result<Bucket> {
-        Bucket::new(self.access.s3.clone(), UrlStyle::Path, name.to_owned(), REGION)
+        Bucket::new(self.access.s3.clone(), UrlStyle::Path, name.to_owned(), self.access.region.clone())
             .with_context(|| format!("`{name}` is not a bucket name"))
     }
 
@@ -227,7 +230,7 @@ impl S3 {
     }
 
     /// Uploads `body` as one object or part; the CRC64NVME of the bytes goes with it and is checked by the gateway.
-    pub(crate) async fn put(&self, bucket: &str, key: &str, body: Bytes) -> Result<Option<String>> {
+    pub(crate) async fn put(&self, bucket: &str, key: &str, body: Bytes) -> Result<Stored> {
         let bucket = self.bucket(bucket)?;
         let checksum = crc64nvme(&body);
         let mut action = bucket.put_object(Some(&self.access.credentials), key);
@@ -235,7 +238,8 @@ impl S3 {
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-checksum-crc64nvme", checksum.parse()?);
         let response = self.send(Method::PUT, &action.sign(PRESIGNED_FOR), &headers, body).await?;
-        Ok(cid_of(response.headers()))
+        let etag = etag_of(response.headers()).context("the gateway gave an object no ETag")?;
+        Ok(Stored { etag, cid: cid_of(response.headers()) })
     }
 
     /// Starts a multipart upload; returns its id.
@@ -268,13 +272,83 @@ impl S3 {
         Ok(etag.to_str().context("the part's ETag is no text")?.to_owned())
     }
 
-    /// Completes a multipart upload; returns the root CID.
-    pub(crate) async fn complete(
+    /// The parts of an upload, or `None` when there is no such upload (any more).
+    pub(crate) async fn parts(
         &self,
         at: (&str, &str),
         upload: &str,
-        etags: &[String],
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<HashMap<u16, (String, u64)>>> {
+        let bucket = self.bucket(at.0)?;
+        let mut parts = HashMap::new();
+        let mut after = None;
+        loop {
+            let mut action = ListParts::new(&bucket, Some(&self.access.credentials), at.1, upload);
+            if let Some(after) = after {
+                action.set_part_number_marker(after);
+            }
+            let url = action.sign(PRESIGNED_FOR);
+            let response = match self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await {
+                Ok(response) => response,
+                Err(error) if error.to_string().contains("NoSuchUpload") => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let (_, _, body) = read_all(response).await?;
+            let page = ListParts::parse_response(&String::from_utf8_lossy(&body))
+                .context("the list of parts cannot be read")?;
+            parts.extend(page.parts.into_iter().map(|part| (part.number, (part.etag, part.size))));
+            match page.next_part_number_marker {
+                Some(next) => after = Some(next),
+                None => return Ok(Some(parts)),
+            }
+        }
+    }
+
+    /// Gives a multipart upload up.
+    pub(crate) async fn abort(&self, at: (&str, &str), upload: &str) -> Result<()> {
+        let bucket = self.bucket(at.0)?;
+        let action = bucket.abort_multipart_upload(Some(&self.access.credentials), at.1, upload);
+        let url = action.sign(PRESIGNED_FOR);
+        self.send(Method::DELETE, &url, &HeaderMap::new(), Bytes::new()).await.map(|_| ())
+    }
+
+    /// The entity tag of an object, if there is one.
+    pub(crate) async fn etag_of(&self, bucket: &str, key: &str) -> Result<Option<String>> {
+        let bucket = self.bucket(bucket)?;
+        let url = bucket.head_object(Some(&self.access.credentials), key).sign(PRESIGNED_FOR);
+        let response = self.http.send(Method::HEAD, &url, &HeaderMap::new(), Bytes::new()).await?;
+        match response.status() {
+            StatusCode::OK => Ok(etag_of(response.headers())),
+            StatusCode::NOT_FOUND => Ok(None),
+            status => bail!("the gateway answered {status} to HEAD {key}"),
+        }
+    }
+
+    /// `len` bytes of an object from `offset` on, if it still has this entity tag.
+    pub(crate) async fn read(&self, at: (&str, &str), etag: &str, offset: u64, len: usize) -> Result<Bytes> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let bucket = self.bucket(at.0)?;
+        let url = bucket.get_object(Some(&self.access.credentials), at.1).sign(PRESIGNED_FOR);
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::RANGE, format!("bytes={offset}-{}", offset + len as u64 - 1).parse()?);
+        headers.insert(http::header::IF_MATCH, etag.parse()?);
+        let response = self.send(Method::GET, &url, &headers, Bytes::new()).await?;
+        let body = Limited::new(response.into_body(), len).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("reading {} broke off: {error}", at.1))?.to_bytes();
+        if body.len() != len {
+            bail!("{} bytes of {} came instead of {len}", body.len(), at.1);
+        }
+        Ok(body)
+    }
+
+    /// The address of the gateway.
+    pub(crate) fn address(&self) -> &str {
+        self.access.s3.as_str()
+    }
+
+    /// Completes a multipart upload.
+    pub(crate) async fn complete(&self, at: (&str, &str), upload: &str, etags: &[String]) -> Result<Stored> {
         let bucket = self.bucket(at.0)?;
         let action = CompleteMultipartUpload::new(
             &bucket,
@@ -291,7 +365,8 @@ impl S3 {
         if let Some(message) = element(&body, "Message") {
             bail!("completing {} failed: {message}", at.1);
         }
-        Ok(cid_of(&headers))
+        let etag = element(&body, "ETag").context("the answer to a completion names no ETag")?;
+        Ok(Stored { etag: etag.replace("&quot;", "\""), cid: cid_of(&headers) })
     }
 
     /// Opens an object for reading from byte `start` on; returns its headers and the rest of its body.
@@ -371,12 +446,14 @@ impl S3 {
         let prefixes = parsed.common_prefixes.into_iter().map(|item| Listed {
             key: item.prefix,
             size: 0,
+            etag: None,
             last_modified: None,
             is_prefix: true,
         });
         let objects = parsed.contents.into_iter().map(|item| Listed {
             key: item.key,
             size: item.size.unwrap_or(0),
+            etag: item.etag,
             last_modified: item.last_modified,
             is_prefix: false,
         });
@@ -408,7 +485,7 @@ impl S3 {
             credentials.key(),
             credentials.secret(),
             credentials.token(),
-            REGION,
+            &self.access.region,
             PRESIGNED_FOR.as_secs(),
             none.clone(),
             none,
@@ -422,6 +499,19 @@ impl S3 {
             .filter_map(|bucket| element(bucket, "Name").map(str::to_owned))
             .collect())
     }
+}
+
+/// What the gateway says of an object that it stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    /// Its entity tag, in quotes.
+    pub(crate) etag: String,
+    /// Its root CID, where the gateway named it.
+    pub(crate) cid: Option<String>,
+}
+
+fn etag_of(headers: &HeaderMap) -> Option<String> {
+    headers.get(http::header::ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
 fn cid_of(headers: &HeaderMap) -> Option<String> {

@@ -192,7 +192,7 @@ async fn upload(s3: &S3, dataset: &Path, total: u64, output: Output, summary: &m
     let done = objects::upload(s3, BUCKET, plan, JOBS, output).await?;
     let seconds = start.elapsed().as_secs_f64();
     for shape in ["images/", "shards/", "checkpoints/"] {
-        if let Some(Transferred { key, bytes, cid: Some(cid) }) =
+        if let Some(Transferred { key, bytes, cid: Some(cid), .. }) =
             done.iter().find(|file| file.key.starts_with(shape))
         {
             output.say(format!("   {cid}  {:>9}  {key}", ByteSize(*bytes).to_string()));

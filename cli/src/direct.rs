@@ -145,7 +145,7 @@ impl Direct {
             })
             .await?;
         crate::objects::complete_file(file, &partial, path).await?;
-        Ok(Transferred { key: key.to_owned(), bytes, cid: Some(cid) })
+        Ok(Transferred { key: key.to_owned(), bytes, cid: Some(cid), resumed_bytes: 0 })
     }
 
     /// Ends the transcript and the connections.

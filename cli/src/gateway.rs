@@ -169,6 +169,7 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
     config.policy = policy(args.policy)?;
     config.repair = args.repair.policy();
     config.s3_listen = args.s3_listen;
+    config.s3_domains.clone_from(&args.s3_domain);
     config.s3_tls = tls(&args.tls);
     config.web_listen = args.web_listen;
     config.cache_disk_bytes = args.cache_size.map_or(0, |size| size.0);

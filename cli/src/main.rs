@@ -9,6 +9,7 @@ mod dataset;
 mod demo;
 mod direct;
 mod gateway;
+mod import;
 mod inspect;
 mod key;
 mod mount;
@@ -24,6 +25,7 @@ mod settings;
 mod signals;
 mod sizes;
 mod snapshot;
+mod transfer;
 mod up;
 
 use std::process::ExitCode;
@@ -57,12 +59,22 @@ fn main() -> ExitCode {
         output.error(&error);
         return ExitCode::from(2);
     }
+    raise_open_files();
     match run(cli, output, settings) {
         Ok(code) => code,
         Err(error) => {
             output.error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A thousand connections are a thousand open files, and many systems allow that many only to those who ask.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files cannot be raised");
     }
 }
 
@@ -107,6 +119,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Transcript(TranscriptCommand::Verify(args)) => direct::verify(&args, output).await,
             Command::Key(command) => key::run(command, output).await,
             Command::Put(args) => objects::put(args, output).await,
+            Command::Import(args) => import::run(args, output).await,
             Command::Get(args) => objects::get(args, output).await,
             Command::Cat(args) => objects::cat(args).await,
             Command::Ls(args) => objects::ls(args, output).await,

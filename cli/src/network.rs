@@ -50,6 +50,7 @@ const NETWORK_FILE: &str = "network.json";
 const CREDENTIALS_FILE: &str = "credentials";
 const ADMIN_TOKEN_FILE: &str = "admin-token";
 const PROFILE: &str = "holdfast";
+const REGION: &str = "us-east-1";
 
 impl NetworkFile {
     /// Writes `DIR/network.json` whole, by rename.
@@ -105,6 +106,8 @@ pub(crate) struct Access {
     pub(crate) s3: Url,
     /// S3 keys.
     pub(crate) credentials: Credentials,
+    /// The region that requests are signed for.
+    pub(crate) region: String,
     /// The admin side, known only for networks on this machine.
     admin: Option<(Url, String)>,
 }
@@ -117,20 +120,26 @@ impl Access {
             if !matches!(s3.scheme(), "http") {
                 bail!("`{gateway}`: this command speaks http only; use an AWS client for https");
             }
-            return Ok(Self { s3, credentials: credentials_elsewhere()?, admin: None });
+            return Ok(Self::elsewhere(s3, credentials_elsewhere()?, REGION.to_owned()));
         }
         let network = NetworkFile::read(&args.data)?;
         let path = args.data.join(CREDENTIALS_FILE);
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let credentials =
-            profile(&text).with_context(|| format!("{} has no profile [{PROFILE}]", path.display()))?;
+        let credentials = profile(&text, PROFILE)
+            .with_context(|| format!("{} has no profile [{PROFILE}]", path.display()))?;
         let token_path = args.data.join(ADMIN_TOKEN_FILE);
         let token = std::fs::read_to_string(&token_path)
             .with_context(|| format!("cannot read {}", token_path.display()))?;
         let s3 = Url::parse(&network.s3).context("network.json names no S3 address")?;
         let web = Url::parse(&network.web).context("network.json names no web address")?;
-        Ok(Self { s3, credentials, admin: Some((web, token.trim().to_owned())) })
+        let admin = Some((web, token.trim().to_owned()));
+        Ok(Self { s3, credentials, region: REGION.to_owned(), admin })
+    }
+
+    /// An S3 endpoint and keys for it.
+    pub(crate) fn elsewhere(s3: Url, credentials: Credentials, region: String) -> Self {
+        Self { s3, credentials, region, admin: None }
     }
 
     /// The web address and its admin token.
@@ -145,22 +154,27 @@ fn credentials_elsewhere() -> Result<Credentials> {
     {
         return Ok(Credentials::new(key, secret));
     }
+    shared_profile(PROFILE)
+}
+
+/// The keys of a profile of the AWS credentials file.
+pub(crate) fn shared_profile(name: &str) -> Result<Credentials> {
     let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".aws/credentials"),
         PathBuf::from,
     );
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("no AWS keys in the environment, and {} cannot be read", path.display()))?;
-    profile(&text).with_context(|| format!("{} has no profile [{PROFILE}]", path.display()))
+    profile(&text, name).with_context(|| format!("{} has no profile [{name}]", path.display()))
 }
 
-/// The keys of profile `holdfast` in an AWS credentials file.
-fn profile(text: &str) -> Option<Credentials> {
+/// The keys of a profile in an AWS credentials file.
+fn profile(text: &str, wanted: &str) -> Option<Credentials> {
     let mut inside = false;
     let (mut key, mut secret) = (None, None);
     for line in text.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            inside = name.trim() == PROFILE;
+            inside = name.trim() == wanted;
         } else if inside && let Some((name, value)) = line.split_once('=') {
             match name.trim() {
                 "aws_access_key_id" => key = Some(value.trim().to_owned()),
@@ -181,9 +195,9 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let path = write_credentials(dir.path(), "AKEY", "s3cr3t=")?;
         let text = format!("[other]\naws_access_key_id = X\n{}", std::fs::read_to_string(&path)?);
-        let found = profile(&text).context("profile")?;
+        let found = profile(&text, PROFILE).context("profile")?;
         assert_eq!((found.key(), found.secret()), ("AKEY", "s3cr3t="));
-        assert!(profile("[other]\naws_access_key_id = X\n").is_none());
+        assert!(profile("[other]\naws_access_key_id = X\n", PROFILE).is_none());
         Ok(())
     }
 

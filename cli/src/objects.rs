@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http_body_util::BodyExt;
 use indicatif::ProgressBar;
-use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use crate::args::{CatArgs, GetArgs, LsArgs, PutArgs, RmArgs};
 use crate::client::S3;
@@ -18,22 +16,8 @@ use crate::direct::Direct;
 use crate::network::Access;
 use crate::output::Output;
 use crate::sizes::ByteSize;
-
-/// Files up to this size go in one request; longer ones in parts of it. In memory per job, so 8 jobs take 128 MiB.
-const PART_LEN: usize = 16 * 1024 * 1024;
-/// S3's own limit, which bounds a file to 160 GB with these parts; longer files get longer parts.
-const PARTS_MAX: u64 = 10_000;
-
-/// What became of one file.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Transferred {
-    /// The object's key.
-    pub(crate) key: String,
-    /// Bytes.
-    pub(crate) bytes: u64,
-    /// The root CID, where the gateway named it.
-    pub(crate) cid: Option<String>,
-}
+pub(crate) use crate::transfer::Transferred;
+use crate::transfer::{Item, Journal, Source, transfer};
 
 /// Splits `BUCKET/KEY`.
 pub(crate) fn split(target: &str) -> Result<(&str, &str)> {
@@ -49,18 +33,40 @@ pub(crate) fn split(target: &str) -> Result<(&str, &str)> {
 pub(crate) async fn put(args: PutArgs, output: Output) -> Result<ExitCode> {
     let s3 = S3::new(Access::resolve(&args.network)?);
     let (bucket, key) = split(&args.target)?;
-    let files = plan_upload(&args.source, key)?;
+    let items = plan_items(plan_upload(&args.source, key)?)?;
     s3.create_bucket(bucket, args.public).await?;
-    let done = upload(&s3, bucket, files, usize::from(args.jobs), output).await?;
-    let bytes: u64 = done.iter().map(|file| file.bytes).sum();
+    let source = std::fs::canonicalize(&args.source)?;
+    let names = [s3.address(), bucket, key, source.to_str().context("the source's path is not UTF-8")?];
+    let journal = if args.no_resume { None } else { Some(Journal::open(&names)?) };
+    if journal.as_ref().is_some_and(Journal::is_resumed) {
+        output.say("going on where an earlier run stopped");
+    }
+    let jobs = usize::from(args.jobs);
+    let done = transfer_all(&s3, bucket, items, jobs, (journal.as_ref(), "uploading", output)).await;
+    let done = match (&journal, done) {
+        (_, Ok(done)) => done,
+        (None, Err(error)) => return Err(error),
+        (Some(_), Err(error)) => return Err(error.context("run the same command again to go on")),
+    };
+    if let Some(journal) = journal {
+        journal.finish()?;
+    }
+    let (bytes, resumed) = totals(&done);
     for file in &done {
         output.value(file);
         if done.len() <= 20 {
             output.say(format!("{}/{}  {}  {}", bucket, file.key, ByteSize(file.bytes), cid_text(file)));
         }
     }
-    output.say(format!("{} files, {} uploaded to {bucket}", done.len(), ByteSize(bytes)));
+    let before =
+        if resumed > 0 { format!(" ({} of it by an earlier run)", ByteSize(resumed)) } else { String::new() };
+    output.say(format!("{} files, {} uploaded to {bucket}{before}", done.len(), ByteSize(bytes)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes in all, and those that an earlier run transferred.
+pub(crate) fn totals(done: &[Transferred]) -> (u64, u64) {
+    (done.iter().map(|file| file.bytes).sum(), done.iter().map(|file| file.resumed_bytes).sum())
 }
 
 fn cid_text(file: &Transferred) -> &str {
@@ -100,7 +106,22 @@ pub(crate) fn plan_upload(source: &Path, key: &str) -> Result<Vec<(PathBuf, Stri
     Ok(files)
 }
 
-/// Uploads files, `jobs` at a time; the first failure ends it.
+/// Files as things to transfer. One that changes has another fingerprint: its length, or the time of its last change.
+fn plan_items(files: Vec<(PathBuf, String, u64)>) -> Result<Vec<Item>> {
+    files
+        .into_iter()
+        .map(|(path, key, len)| {
+            let modified = std::fs::metadata(&path)
+                .and_then(|metadata| metadata.modified())
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let modified = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let fingerprint = format!("{len} {}", modified.as_nanos());
+            Ok(Item { source: Source::File(path), key, len, fingerprint })
+        })
+        .collect()
+}
+
+/// Uploads files, `jobs` at a time; the first failure ends it and leaves nothing half done behind.
 pub(crate) async fn upload(
     s3: &S3,
     bucket: &str,
@@ -108,14 +129,25 @@ pub(crate) async fn upload(
     jobs: usize,
     output: Output,
 ) -> Result<Vec<Transferred>> {
-    let total = files.iter().map(|file| file.2).sum();
-    let bar = output.bytes_bar(total, "uploading");
-    let done = futures::stream::iter(files)
-        .map(|(path, key, _)| {
+    transfer_all(s3, bucket, plan_items(files)?, jobs, (None, "uploading", output)).await
+}
+
+/// Transfers items, `jobs` at a time; the first failure ends it.
+pub(crate) async fn transfer_all(
+    s3: &S3,
+    bucket: &str,
+    items: Vec<Item>,
+    jobs: usize,
+    (journal, what, output): (Option<&Journal>, &str, Output),
+) -> Result<Vec<Transferred>> {
+    let total = items.iter().map(|item| item.len).sum();
+    let bar = output.bytes_bar(total, what);
+    let done = futures::stream::iter(items)
+        .map(|item| {
             let (s3, bar) = (s3.clone(), bar.clone());
             async move {
-                let outcome = upload_file(&s3, bucket, &key, &path, &bar).await;
-                outcome.with_context(|| format!("uploading {} as {bucket}/{key} failed", path.display()))
+                let outcome = transfer(&s3, bucket, &item, journal, &bar).await;
+                outcome.with_context(|| format!("{what} {bucket}/{} failed", item.key))
             }
         })
         .buffered(jobs)
@@ -123,50 +155,6 @@ pub(crate) async fn upload(
         .await;
     bar.finish_and_clear();
     done
-}
-
-async fn upload_file(
-    s3: &S3,
-    bucket: &str,
-    key: &str,
-    path: &Path,
-    bar: &ProgressBar,
-) -> Result<Transferred> {
-    let mut file = tokio::fs::File::open(path).await?;
-    let len = file.metadata().await?.len();
-    let part_len = part_len_for(len);
-    let first = read_part(&mut file, part_len).await?;
-    if first.len() < part_len {
-        let bytes = first.len() as u64;
-        let cid = s3.put(bucket, key, first).await?;
-        bar.inc(bytes);
-        return Ok(Transferred { key: key.to_owned(), bytes, cid });
-    }
-    let upload = s3.create_upload(bucket, key).await?;
-    let mut etags = Vec::new();
-    let mut bytes = 0u64;
-    let mut part = first;
-    while !part.is_empty() {
-        let number = u16::try_from(etags.len() + 1).context("the file grew past 10,000 parts")?;
-        let len = part.len() as u64;
-        etags.push(s3.put_part((bucket, key), &upload, number, part).await?);
-        bytes += len;
-        bar.inc(len);
-        part = read_part(&mut file, part_len).await?;
-    }
-    let cid = s3.complete((bucket, key), &upload, &etags).await?;
-    Ok(Transferred { key: key.to_owned(), bytes, cid })
-}
-
-fn part_len_for(len: u64) -> usize {
-    let needed = len.div_ceil(PARTS_MAX).next_multiple_of(1024 * 1024);
-    usize::try_from(needed).unwrap_or(usize::MAX).max(PART_LEN)
-}
-
-async fn read_part(file: &mut tokio::fs::File, part_len: usize) -> Result<Bytes> {
-    let mut part = Vec::new();
-    file.take(part_len as u64).read_to_end(&mut part).await?;
-    Ok(Bytes::from(part))
 }
 
 /// `holdfast get`.
@@ -256,7 +244,7 @@ async fn download_file(
         bail!("{bytes} bytes came instead of {}", expected.unwrap_or(0));
     }
     complete_file(file, &partial, path).await?;
-    Ok(Transferred { key: key.to_owned(), bytes, cid })
+    Ok(Transferred { key: key.to_owned(), bytes, cid, resumed_bytes: 0 })
 }
 
 /// A file beside `path`: whole under its own name or not at all, so that a reader never meets half of it.
@@ -395,13 +383,6 @@ mod tests {
             assert!(safe_path(Path::new("out"), key).is_err(), "{key}");
         }
         assert_eq!(safe_path(Path::new("out"), "a/b").expect("plain"), Path::new("out/a/b"));
-    }
-
-    #[test]
-    fn parts_grow_so_that_ten_thousand_suffice() {
-        assert_eq!(part_len_for(1), PART_LEN);
-        let five_tib = 5u64 << 40;
-        assert!(part_len_for(five_tib) as u64 * PARTS_MAX >= five_tib);
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     config.policy = policy;
     config.repair = args.repair.policy();
     config.s3_listen = args.s3_listen;
+    config.s3_domains.clone_from(&args.s3_domain);
     config.s3_tls = gateway::tls(&args.tls);
     config.web_listen = args.web_listen;
     gateway::meta(&mut config, &args.meta)?;

@@ -17,12 +17,14 @@ mod counts;
 mod deliver;
 mod heal;
 mod inbound;
+mod lifecycle;
 mod membership;
 mod nodes;
 mod ownership;
 mod pack;
 mod repair;
 mod surprise;
+mod retain;
 
 pub(crate) use auto::AutoRepair;
 pub(crate) use heal::Healing;
@@ -62,6 +64,8 @@ pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: Cancellatio
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), auto::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), pack::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), surprise::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), retain::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), lifecycle::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));
     tasks.spawn(inbound::serve(Arc::clone(&core), connections, stop.clone()));
     tasks.spawn(repair::stop_with(core, stop));

@@ -70,6 +70,8 @@ pub struct GatewayConfig {
     pub s3_listen: SocketAddr,
     /// S3 over TLS, if it is wanted.
     pub s3_tls: Option<TlsConfig>,
+    /// Domains below which host names are buckets, besides `localhost`.
+    pub s3_domains: Vec<String>,
     /// Where the admin API, the pages and the metrics are served.
     pub web_listen: SocketAddr,
     /// The policy of new objects.
@@ -108,6 +110,7 @@ impl GatewayConfig {
             keys,
             s3_listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
             s3_tls: None,
+            s3_domains: Vec::new(),
             web_listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             policy: Policy::LOCAL,
             transport,
@@ -185,6 +188,8 @@ pub struct Timing {
     pub surprise_interval: Duration,
     /// How often lost shards are looked for.
     pub repair_interval: Duration,
+    /// How often lifecycle rules are run.
+    pub lifecycle_interval: Duration,
     /// How long uncommitted blocks stay on nodes.
     pub lease: Duration,
     /// How long requests in flight may go on after the stop.
@@ -203,6 +208,7 @@ impl Default for Timing {
             packing_patience: Duration::from_secs(300),
             surprise_interval: Duration::from_secs(600),
             repair_interval: Duration::from_secs(30),
+            lifecycle_interval: Duration::from_secs(3600),
             lease: Duration::from_secs(3600),
             drain: Duration::from_secs(20),
         }
@@ -241,6 +247,8 @@ pub struct HttpLimits {
     pub body_idle_timeout: Duration,
     /// How long a client may leave our answer unread.
     pub write_idle_timeout: Duration,
+    /// Requests of one access key worked on at once while no other key is active; with others it gets its share.
+    pub requests_per_key: usize,
 }
 
 impl Default for HttpLimits {
@@ -253,6 +261,7 @@ impl Default for HttpLimits {
             handshake_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(60),
             write_idle_timeout: Duration::from_secs(120),
+            requests_per_key: 256,
         }
     }
 }

@@ -20,13 +20,20 @@ use crate::crypt::{BucketKeys, CryptError, NamespaceKeys, SEAL_LEN};
 mod bucket;
 mod check;
 mod codec;
+mod completed;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod copy;
 mod counts;
+mod delete;
 mod error;
+mod features;
+mod graves;
+mod history;
 mod lease;
 mod link;
 mod list;
+mod list_versions;
 mod manifest;
 mod model;
 mod node;
@@ -36,10 +43,13 @@ mod pages;
 mod placement;
 pub mod postgres;
 mod queue;
+mod reads;
 mod refs;
+mod retain;
 pub mod rocks;
 mod row;
 pub mod schema;
+mod settings;
 pub mod store;
 mod ticket;
 mod unlink;
@@ -47,16 +57,24 @@ mod upkeep;
 mod upload;
 
 pub use check::{CheckReport, Finding};
+pub use completed::CompletedUpload;
+pub use copy::{NewCopy, is_shareable};
 pub use counts::{KeyCounts, KeyDay};
+pub use delete::{DeleteCondition, DeleteError, Deleted, Deletion};
 pub use error::{BucketError, MetaError, PlacementError, PutError, UploadError};
+pub use features::{DefaultRetention, Features, Lock, Retention, RetentionMode, Versioning};
+pub use history::{Found, VersionName};
 pub use lease::{Fence, Lease};
 pub use link::LinkError;
+pub use list_versions::{VersionLine, VersionPage, VersionQuery};
 pub use manifest::ManifestReader;
 pub use model::*;
 pub use pack::Origins;
 pub use postgres::{PostgresConfig, PostgresStore};
 pub use queue::SweepReport;
+pub use retain::RetentionItem;
 pub use rocks::{RocksConfig, RocksStore};
+pub use settings::BucketSetting;
 pub use store::{MetaStore, Precondition, StoreError, TransactError, Transaction, Write};
 pub use upkeep::{DamageReport, NodePresence};
 
@@ -83,6 +101,10 @@ pub struct Meta {
     owner: RwLock<Option<Fence>>,
     /// Where the sweep of tombstones goes on.
     sweep_from: Mutex<Option<Vec<u8>>>,
+    /// The same for completed uploads.
+    completed_from: Mutex<Option<Vec<u8>>>,
+    /// Objects that are being read.
+    reads: reads::Reads,
 }
 
 impl std::fmt::Debug for Meta {
@@ -109,6 +131,8 @@ impl Meta {
             retry_turn: tokio::sync::Mutex::new(()),
             owner: RwLock::default(),
             sweep_from: Mutex::default(),
+            completed_from: Mutex::default(),
+            reads: reads::Reads::default(),
         };
         meta.check_format().await?;
         meta.load_nodes().await?;

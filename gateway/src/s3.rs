@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue, Request, Response, header};
-use s3s::Body;
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Error, s3_error};
 
 use crate::gateway::Core;
 use crate::gateway::body::TimedBody;
@@ -19,26 +19,41 @@ use crate::gateway::listen::{AnswerError, BoxError, Handler, answer_body};
 use crate::gateway::telemetry;
 
 mod access;
+mod asked;
 mod attributes;
+mod bodies;
+mod bucket_policy;
 mod buckets;
 mod checksum;
 mod conditions;
 mod copy;
+mod cors;
+mod delete;
+mod document;
 mod error;
 mod etag;
+pub(crate) mod fair;
 mod get;
+pub(crate) mod host;
+pub(crate) mod lifecycle;
 mod list;
+mod lock;
 mod multipart;
 mod objects;
+mod policy;
+pub(crate) mod post;
 mod put;
-mod rechunk;
+mod read;
+pub(crate) mod rechunk;
 mod refuse;
 mod rename;
 mod service;
 pub(crate) mod session;
+mod tagging;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod versions;
 
 /// Bodies that the library parses whole (XML): DeleteObjects names 1,000 keys of 1 KiB, Complete 10,000 parts.
 const XML_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -60,12 +75,14 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
             let in_flight = telemetry::S3InFlight::enter();
             let method = request.method().clone();
             let expects = request.headers().contains_key(header::EXPECT);
-            let asked_for = request.body().asked_for();
+            let (asked_for, read_to_end) = (request.body().asked_for(), request.body().read_to_end());
             let session = session::Session::begin(&core, &request);
-            let mut response = session.scope(answer(&service, request)).await?;
-            if expects && !asked_for.load(Ordering::Relaxed) {
-                // The client gets its answer instead of "100 Continue". botocore then takes the next answer on the
-                // connection for a part of this one, so it must not use the connection again.
+            let mut response = session.scope(answer(&core, &service, request)).await?;
+            let is_unasked = expects && !asked_for.load(Ordering::Relaxed);
+            if is_unasked || !read_to_end.load(Ordering::Relaxed) {
+                // What is left of the body stands between this answer and the next request: the connection ends here,
+                // and a client that is told so does not try it again. One that got its answer instead of
+                // "100 Continue" may also take the next answer for a part of this one, as botocore does.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             drop(in_flight);
@@ -80,16 +97,66 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
     })
 }
 
-async fn answer(service: &S3Service, request: Request<TimedBody>) -> Result<Response<Body>, AnswerError> {
-    if let Some(refusal) = refuse::refusal(&request) {
-        return refusal.to_http_response().map_err(|error| AnswerError(error.into()));
+async fn answer(
+    core: &Arc<Core>,
+    service: &S3Service,
+    request: Request<TimedBody>,
+) -> Result<Response<Body>, AnswerError> {
+    let target = host::target(&request, &core.domains);
+    let bucket = target.as_ref().map(|target| target.bucket.as_str());
+    if request.method() == Method::OPTIONS {
+        return cors::preflight(core, bucket, request.headers()).await.or_else(refused);
     }
-    let request = with_servable_range(request);
-    let request = match rechunk::Chunks::of(request.headers()) {
-        Some(chunks) => request.map(|body| Body::http_body_unsync(rechunk::Rechunked::new(body, chunks))),
-        None => request.map(Body::http_body_unsync),
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let method = request.method().clone();
+    let mut response = match refuse::refusal(&request) {
+        Some(refusal) => refused(refusal)?,
+        None if refuse::is_form(&request) => match bucket {
+            Some(bucket) => post::answer(core, request, bucket).await.or_else(refused)?,
+            None => refused(s3_error!(MethodNotAllowed, "A form is posted to a bucket"))?,
+        },
+        None => call(core, service, request, target.as_ref()).await?,
     };
-    service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))
+    if let Some(origin) = origin {
+        cors::decorate(core, bucket, (&origin, &method), &mut response).await;
+    }
+    Ok(response)
+}
+
+fn refused(refusal: S3Error) -> Result<Response<Body>, AnswerError> {
+    refusal.to_http_response().map_err(|error| AnswerError(error.into()))
+}
+
+async fn call(
+    core: &Core,
+    service: &S3Service,
+    request: Request<TimedBody>,
+    target: Option<&host::Target>,
+) -> Result<Response<Body>, AnswerError> {
+    let request = with_servable_range(request);
+    let mistake = bodies::Mistake::default();
+    let is_object = bodies::is_object(request.method(), request.uri().query(), target);
+    let request = match rechunk::Chunks::of(request.headers()) {
+        Some(chunks) => {
+            let memory = core.chunks.clone();
+            request.map(|body| Body::http_body_unsync(rechunk::Rechunked::new(body, chunks, memory)))
+        }
+        None if is_object => request.map(Body::http_body_unsync),
+        None => {
+            let (parts, body) = request.into_parts();
+            let is_completion = bodies::is_completion(&parts);
+            match bodies::Checked::new(body, &parts.headers, is_completion, mistake.clone()) {
+                Ok(body) => Request::from_parts(parts, Body::http_body_unsync(body)),
+                Err(error) => return refused(error),
+            }
+        }
+    };
+    let response = service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))?;
+    // A document that was not what its digests say changed nothing: it was read before anything was done.
+    match mistake.take() {
+        Some(mistake) => refused(mistake),
+        None => Ok(response),
+    }
 }
 
 /// Drops a Range that is not one range of bytes, or that hangs on a condition: HTTP lets a server answer both with the
@@ -110,12 +177,14 @@ fn library(core: Arc<Core>) -> S3Service {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BODY_BYTES_MAX;
     config.presigned_url_max_skew_time_secs = CLOCK_SKEW_MAX_S;
+    let domains = core.domains.clone();
     let gatekeeper = access::Gatekeeper { core: Arc::clone(&core) };
     let mut builder = S3ServiceBuilder::new(service::Holdfast { core: Arc::clone(&core) });
     builder.set_route(ticket::TicketRoute { core });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(gatekeeper.clone());
     builder.set_access(gatekeeper);
+    builder.set_host(domains);
     builder.build()
 }
 

@@ -71,6 +71,7 @@ fn router(core: Arc<Core>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&core), admin_only));
     Router::new()
         .route("/", get(page::show))
+        .route("/admin", get(page::show_all))
         .route("/healthz", get(status::health))
         .route("/metrics", get(status::metrics))
         .route("/api/v1/status", get(status::status))

@@ -271,6 +271,29 @@ impl Network {
         succeeded(output, script)
     }
 
+    /// Runs a Python program of `tests/python` with the data tools (s3fs, pyarrow, obstore); it must succeed.
+    pub fn data_python(&self, script: &str, args: &[&str]) -> Result<String> {
+        let venv = std::env::var_os("HOLDFAST_DATA_VENV")
+            .context("HOLDFAST_DATA_VENV is not set; run through `make test`")?;
+        let program = Path::new(&venv).join("bin/python");
+        ensure!(program.exists(), "{} is missing; run scripts/setup.sh --tests", program.display());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
+        let mut command = Command::new(program);
+        self.environment(&mut command).arg(path).args(args);
+        succeeded(command.output()?, script)
+    }
+
+    /// A `holdfast` client command against this network, ready to be started, with its journals below `state`.
+    pub fn client_command(&self, state: &Path, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        self.environment(&mut command)
+            .env("XDG_STATE_HOME", state)
+            .arg("--json")
+            .args(args)
+            .args(["--data", self.data.to_str().context("UTF-8")?]);
+        Ok(command)
+    }
+
     /// A Python program of `tests/python`, ready to be started.
     pub fn python_command(&self, script: &str, args: &[&str]) -> Result<Command> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script);
@@ -298,6 +321,7 @@ impl Network {
             .arg("--json")
             .args(args)
             .args(["--data", self.data.to_str().context("UTF-8")?])
+            .env("XDG_STATE_HOME", self.data.join("client-state"))
             .stdin(Stdio::null())
             .output()?;
         let text = succeeded(output, &format!("holdfast {}", args.join(" ")))?;
@@ -337,6 +361,18 @@ impl Network {
         }
         bail!("{what} did not come true within {PATIENCE:?}; {path} says {last}")
     }
+}
+
+/// Polls the metrics of a web side until a line of them `holds`.
+pub fn wait_metric(web: &str, what: &str, holds: impl Fn(&str) -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if http_get(web, "/metrics", &[])?.1.lines().any(&holds) {
+            return Ok(());
+        }
+        std::thread::sleep(POLL);
+    }
+    bail!("{what} did not come true within {PATIENCE:?}")
 }
 
 /// The standard output of a program that must have succeeded.

@@ -1,7 +1,7 @@
 //! Real clients on one network: what they may do works, what they must not do is refused clearly.
 
 use anyhow::Result;
-use holdfast_tests::{Network, bytes_of, http_get, succeeded, tree, write_file};
+use holdfast_tests::{Network, bytes_of, http_get, succeeded, tree, wait_metric, write_file};
 
 #[test]
 fn boto3_speaks_every_call_of_this_release() -> Result<()> {
@@ -9,6 +9,87 @@ fn boto3_speaks_every_call_of_this_release() -> Result<()> {
     let network = Network::up(&root.path().join("data"), &[])?;
     let said = network.python("s3_semantics.py", &[])?;
     assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 11, "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_s3_says_what_is_so() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/S3.md");
+    let said = network.python("run_document.py", &[page.to_str().unwrap_or_default()])?;
+    let blocks = std::fs::read_to_string(page)?.matches("\n```python\n").count();
+    // The page locks an object of one block, which has two blocks of parity: their three nodes are told.
+    let retained = "holdfast_delivered_blocks_total{kind=\"retain\"} 3";
+    wait_metric(&network.web(), "telling the nodes of a lock", |line| line == retained)?;
+    assert!(blocks >= 11 && said.contains(&format!("blocks: {blocks}\n")), "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_aws_cli_does_what_it_should_and_hears_no_otherwise() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let source = root.path().join("source");
+    write_file(&source, "a/one.bin", &bytes_of("one", 100_000))?;
+    write_file(&source, "b/large.bin", &bytes_of("large", 30_000_000))?;
+    write_file(&source, "c d/ü.txt", b"text")?;
+    let (from, copy) = (source.to_str().expect("UTF-8"), root.path().join("copy"));
+    network.aws_ok(&["s3", "mb", "s3://cli"])?;
+    network.aws_ok(&["s3", "sync", "--quiet", from, "s3://cli/tree"])?;
+    network.aws_ok(&["s3", "sync", "--quiet", "s3://cli/tree", copy.to_str().expect("UTF-8")])?;
+    assert_eq!(tree(&copy)?, tree(&source)?);
+    network.aws_ok(&["s3", "mv", "--quiet", "s3://cli/tree/a/one.bin", "s3://cli/moved.bin"])?;
+    let listed = network.aws_ok(&["s3", "ls", "s3://cli", "--recursive"])?;
+    assert!(listed.contains("moved.bin") && !listed.contains("one.bin"), "{listed}");
+    let enabled = "Status=Enabled";
+    network.aws_ok(&[
+        "s3api",
+        "put-bucket-versioning",
+        "--bucket",
+        "cli",
+        "--versioning-configuration",
+        enabled,
+    ])?;
+    network.aws_ok(&["s3api", "delete-object", "--bucket", "cli", "--key", "moved.bin"])?;
+    let versions =
+        network.aws_ok(&["s3api", "list-object-versions", "--bucket", "cli", "--prefix", "moved"])?;
+    assert!(versions.contains("DeleteMarkers") && versions.contains("\"VersionId\": \"null\""), "{versions}");
+
+    let refused = |args: &[&str], code: &str| -> Result<()> {
+        let output = network.aws(args)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(code), "{args:?}: {said}");
+        Ok(())
+    };
+    refused(&["s3api", "get-object", "--bucket", "cli", "--key", "moved.bin", "/dev/null"], "NoSuchKey")?;
+    refused(&["s3api", "head-bucket", "--bucket", "nobody"], "404")?;
+    refused(&["s3", "rb", "s3://cli"], "BucketNotEmpty")?;
+    refused(
+        &["s3api", "put-object", "--bucket", "cli", "--key", "k", "--storage-class", "GLACIER"],
+        "InvalidStorageClass",
+    )?;
+    let range = [
+        "s3api",
+        "get-object",
+        "--bucket",
+        "cli",
+        "--key",
+        "tree/b/large.bin",
+        "--range",
+        "bytes=99999999-",
+        "/dev/null",
+    ];
+    refused(&range, "InvalidRange")?;
+    Ok(())
+}
+
+#[test]
+fn data_tools_read_and_write_what_they_should() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let network = Network::up(&root.path().join("data"), &[])?;
+    let said = network.data_python("data_clients.py", &[])?;
+    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 3, "{said}");
     Ok(())
 }
 

@@ -25,13 +25,16 @@ pub(crate) struct TimedBody {
     waited: Duration,
     received: u64,
     asked_for: Arc<AtomicBool>,
+    read_to_end: Arc<AtomicBool>,
 }
 
 impl TimedBody {
     /// Puts the timeouts on `inner`.
     pub(crate) fn new(inner: Incoming, idle_timeout: Duration) -> Self {
+        let read_to_end = Arc::new(AtomicBool::new(inner.is_end_stream()));
         Self {
             inner,
+            read_to_end,
             idle_timeout,
             timer: None,
             waiting_since: None,
@@ -45,6 +48,11 @@ impl TimedBody {
     /// An empty body is never asked for.
     pub(crate) fn asked_for(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.asked_for)
+    }
+
+    /// Is true once nothing of the body is left on the connection, which can then be used again.
+    pub(crate) fn read_to_end(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.read_to_end)
     }
 
     fn arrived(&mut self, bytes: u64) -> Result<(), BodyError> {
@@ -81,7 +89,11 @@ impl Body for TimedBody {
         if !this.inner.is_end_stream() {
             this.asked_for.store(true, Ordering::Relaxed);
         }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        if this.inner.is_end_stream() || matches!(polled, Poll::Ready(None)) {
+            this.read_to_end.store(true, Ordering::Relaxed);
+        }
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -120,6 +132,9 @@ pub(crate) enum BodyError {
         /// What is wrong.
         detail: &'static str,
     },
+    /// Too many long signed chunks are held already.
+    #[error("ChunkMemory: too many long signed chunks are under way")]
+    Memory,
     /// The connection broke or the framing is wrong.
     #[error("RequestBodyBroken: the body ended after {received} bytes: {source}")]
     Broken {

@@ -27,6 +27,10 @@ use crate::keys::token::TokenRoot;
 use crate::keys::trail::Trail;
 use crate::keys::{AccessKeys, KeyUsage, Limits, Tokens};
 use crate::meta::Meta;
+use crate::s3::fair::Fair;
+use crate::s3::host::Domains;
+use crate::s3::post::FormMemory;
+use crate::s3::rechunk::ChunkMemory;
 
 const TAG_CONTEXT: &str = "holdfast claim tag secret v1";
 const REPAIR_SCOPE_CONTEXT: &str = "holdfast repair scope v1";
@@ -55,6 +59,14 @@ pub(crate) struct Core {
     /// Whether this gateway does what only one of a namespace's gateways may do.
     pub(crate) ownership: Ownership,
     pub(crate) surprise: Surprise,
+    /// Shares requests among access keys.
+    pub(crate) fair: Fair,
+    /// Below which host names are buckets.
+    pub(crate) domains: Domains,
+    /// Holds long signed chunks.
+    pub(crate) chunks: ChunkMemory,
+    /// Holds forms.
+    pub(crate) forms: FormMemory,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -114,6 +126,10 @@ impl Core {
             tokens,
             trail,
             uploads: UploadMemory::new(config.memory.upload_bytes),
+            fair: Fair::new(config.http.requests_per_key),
+            domains: Domains::new(&config.s3_domains),
+            chunks: ChunkMemory::new(),
+            forms: FormMemory::new(),
             config,
             meta,
             access_keys,

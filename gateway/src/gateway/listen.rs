@@ -203,24 +203,54 @@ where
     }
 }
 
-/// A socket whose writes fail once the peer has left them unread for too long.
+/// A peer that keeps our answer waiting must take at least this much per second waited, once the idle timeout's worth of
+/// waiting has added up.
+const WAITED_BYTES_PER_SECOND_MIN: u64 = 1024;
+
+/// Whether a peer that kept us waiting this long, over all, has taken too little for it.
+fn sips(waited: Duration, taken: u64, timeout: Duration) -> bool {
+    waited > timeout && taken < waited.as_secs().saturating_mul(WAITED_BYTES_PER_SECOND_MIN)
+}
+
+/// A socket whose writes fail once the peer has left them unread for too long, or merely sips.
 struct TimedWrites<S> {
     inner: S,
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+    taken: u64,
 }
 
 impl<S> TimedWrites<S> {
     fn new(inner: S, timeout: Duration) -> Self {
-        Self { inner, timeout, timer: None }
+        Self { inner, timeout, timer: None, waiting_since: None, waited: Duration::ZERO, taken: 0 }
+    }
+
+    /// The peer was ready again.
+    fn resume(&mut self) {
+        self.timer = None;
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    fn took(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let Poll::Ready(Ok(bytes)) = polled else { return polled };
+        self.resume();
+        self.taken = self.taken.saturating_add(bytes as u64);
+        let cut = sips(self.waited, self.taken, self.timeout);
+        Poll::Ready(if cut { Err(io::ErrorKind::TimedOut.into()) } else { Ok(bytes) })
     }
 
     fn guard<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.timer = None;
+            self.resume();
             return polled;
         }
-        let deadline = Instant::now() + self.timeout;
+        let now = Instant::now();
+        self.waiting_since.get_or_insert(now);
+        let deadline = now + self.timeout;
         let timer = match &mut self.timer {
             Some(timer) => timer,
             None => self.timer.insert(Box::pin(tokio::time::sleep_until(deadline))),
@@ -245,6 +275,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedWrites<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        let polled = self.took(polled);
         self.guard(cx, polled)
     }
 
@@ -264,10 +295,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        let polled = self.took(polled);
         self.guard(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_is_cut() {
+        let (near, _far) = tokio::io::duplex(16);
+        let mut writes = TimedWrites::new(near, Duration::from_millis(1));
+        let error = writes.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_peer_that_sips_is_cut_and_a_slow_one_is_not() {
+        let timeout = Duration::from_secs(60);
+        assert!(sips(Duration::from_secs(61), 61 * 1024 - 1, timeout));
+        assert!(!sips(Duration::from_secs(61), 61 * 1024, timeout));
+        assert!(!sips(Duration::from_secs(60), 0, timeout));
     }
 }

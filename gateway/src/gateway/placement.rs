@@ -43,6 +43,8 @@ impl RepairStore for MetaPlacement {
         let origins = self.meta.origins(sources).await.map_err(failed)?;
         let parity = self.parity_of(&origins, data(sources));
         let k = usize::from(stripe.k);
+        // A rebuilt shard of a locked object is locked as long as the lost one was.
+        let retain_until_ms = self.meta.stripe_retained_until(stripe.id).await.map_err(failed)?;
         Ok(stripe
             .shards
             .iter()
@@ -51,6 +53,7 @@ impl RepairStore for MetaPlacement {
                 Some(shard) if slot < k => self.open_to(self.scope_of(&origins, &shard.digest)),
                 _ => parity,
             })
+            .map(|terms| ShardTerms { retain_until_ms, ..terms })
             .collect())
     }
 

@@ -27,6 +27,7 @@ impl Meta {
             scope: ScopeId(random()?),
             policy: new.policy,
             key_epoch: 1,
+            features: new.features,
         };
         let key = schema::bucket(&bucket.name);
         let mut value = encode_bucket(&bucket);
@@ -58,7 +59,7 @@ impl Meta {
         }
     }
 
-    fn open_bucket(&self, key: &[u8], value: &[u8]) -> Result<Bucket, MetaError> {
+    pub(super) fn open_bucket(&self, key: &[u8], value: &[u8]) -> Result<Bucket, MetaError> {
         let corrupt = || MetaError::Corrupt { what: "bucket" };
         let name = std::str::from_utf8(&key[1..]).map_err(|_| corrupt())?;
         let (body, seal) = value.split_at_checked(value.len().wrapping_sub(SEAL_LEN)).ok_or_else(corrupt)?;
@@ -92,7 +93,8 @@ impl Meta {
         let Some((bucket, row)) = self.bucket_row(name).await? else {
             return Err(Attempt::Failed(BucketError::NotFound { name: name.to_owned() }));
         };
-        for table in [schema::objects(bucket.id), schema::uploads(bucket.id)] {
+        let tables = [schema::objects(bucket.id), schema::uploads(bucket.id), schema::history(bucket.id)];
+        for table in tables {
             if !self.store.page(&table, &prefix_end(&table), 1).await?.is_empty() {
                 return Err(Attempt::Failed(BucketError::NotEmpty { name: name.to_owned() }));
             }
@@ -101,6 +103,8 @@ impl Meta {
         transaction.expect(schema::bucket(name), Some(row));
         transaction.preconditions.push(Precondition::PrefixEmpty(schema::objects(bucket.id)));
         transaction.preconditions.push(Precondition::PrefixEmpty(schema::uploads(bucket.id)));
+        transaction.preconditions.push(Precondition::PrefixEmpty(schema::history(bucket.id)));
+        self.forget_settings(&bucket, &mut transaction);
         transaction.delete(schema::bucket(name));
         transaction.delete(schema::usage(bucket.id));
         Ok(self.store.transact(transaction).await?)

@@ -10,9 +10,10 @@ use holdfast_protocol::Digest;
 use holdfast_protocol::record::StripeId;
 
 use super::error::MetaError;
+use super::history::Past;
 use super::model::{Bucket, BucketId, VersionId};
 use super::queue::stripe_of;
-use super::row::{BlockRow, PartRow, StripeRow};
+use super::row::{BlockRow, ObjectRow, PartRow, StripeRow};
 use super::store::{PAGE_ROWS_MAX, Row, counters, prefix_end};
 use super::{Meta, next_key, schema};
 use crate::layout::{Layout, PartLayout, Run};
@@ -72,6 +73,15 @@ pub enum Finding {
         /// The stripe.
         stripe: StripeId,
     },
+    /// A run counts other sharers than there are.
+    Shares {
+        /// The run.
+        run: VersionId,
+        /// What its row says.
+        counted: u64,
+        /// What manifests say.
+        found: u64,
+    },
     /// A row that belongs to nothing.
     Orphan {
         /// The kind of row.
@@ -103,6 +113,9 @@ impl fmt::Display for Finding {
             Self::LeakedStripe { stripe } => write!(f, "no block lives in stripe {stripe}"),
             Self::Undead { stripe } => write!(f, "stripe {stripe} is released and stands"),
             Self::NotQueued { stripe } => write!(f, "stripe {stripe} waits for a node and is not queued"),
+            Self::Shares { run, counted, found } => {
+                write!(f, "run {run} counts {counted} more objects than one, manifests show {found}")
+            }
             Self::Orphan { what } => write!(f, "a {what} row belongs to nothing"),
             Self::Length { version } => write!(f, "the blocks of {version} are not as long as it says"),
             Self::Usage { bucket, counted, found } => {
@@ -121,6 +134,7 @@ struct Walk {
     versions: BTreeSet<VersionId>,
     uploads: BTreeSet<VersionId>,
     live: BTreeSet<StripeId>,
+    shares: BTreeMap<VersionId, u64>,
 }
 
 impl Walk {
@@ -140,6 +154,7 @@ impl Meta {
             self.check_bucket(&bucket, &mut walk).await?;
         }
         self.check_unlinked(&mut walk).await?;
+        self.check_shares(&mut walk).await?;
         self.check_owners(&mut walk).await?;
         self.check_blocks(&mut walk).await?;
         self.check_stripes(&mut walk).await?;
@@ -165,23 +180,23 @@ impl Meta {
             }
             for row in rows {
                 let object = self.open_object(bucket.id, &row.key, &row.value)?;
-                let parts = match object.layout {
-                    Layout::Empty => Vec::new(),
-                    Layout::Single(part) => vec![part],
-                    Layout::Parts => {
-                        walk.versions.insert(object.version);
-                        let rows = self.object_part_rows(object.version).await?;
-                        let parts = rows.iter().map(|row| self.open_object_part(bucket.id, row));
-                        parts.collect::<Result<_, _>>()?
-                    }
-                };
-                walk.report.objects += 1;
                 found[0] += 1;
                 found[1] += super::bucket::delta(object.size);
-                let blocks = self.check_parts(bucket.id, object.version, &parts, walk).await?;
-                let len: u64 = parts.iter().map(|part| part.len).sum();
-                if len != object.size || blocks != object.block_count {
-                    walk.found(Finding::Length { version: object.version });
+                self.check_object(bucket.id, &object, walk).await?;
+            }
+        }
+        let table = schema::history(bucket.id);
+        let mut at = table.clone();
+        loop {
+            let rows = self.rows(&mut at, &table).await?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in rows {
+                if let Past::Object(object) = self.open_past(bucket.id, &row)? {
+                    found[0] += 1;
+                    found[1] += super::bucket::delta(object.size);
+                    self.check_object(bucket.id, &object, walk).await?;
                 }
             }
         }
@@ -191,6 +206,31 @@ impl Meta {
         counted.resize(3, 0);
         if counted != found {
             walk.found(Finding::Usage { bucket: bucket.name.clone(), counted, found });
+        }
+        Ok(())
+    }
+
+    async fn check_object(
+        &self,
+        bucket: BucketId,
+        object: &ObjectRow,
+        walk: &mut Walk,
+    ) -> Result<(), MetaError> {
+        let parts = match &object.layout {
+            Layout::Empty => Vec::new(),
+            Layout::Single(part) => vec![part.clone()],
+            Layout::Parts => {
+                walk.versions.insert(object.version);
+                let rows = self.object_part_rows(object.version).await?;
+                let parts = rows.iter().map(|row| self.open_object_part(bucket, row));
+                parts.collect::<Result<_, _>>()?
+            }
+        };
+        walk.report.objects += 1;
+        let blocks = self.check_parts(bucket, object.version, &parts, walk).await?;
+        let len: u64 = parts.iter().map(|part| part.len).sum();
+        if len != object.size || blocks != object.block_count {
+            walk.found(Finding::Length { version: object.version });
         }
         Ok(())
     }
@@ -235,7 +275,11 @@ impl Meta {
                     entries.iter().for_each(|entry| *walk.refs.entry(entry.digest).or_default() += 1);
                 }
                 Run::Pages { run, .. } => {
-                    walk.runs.insert(*run);
+                    // A shared run is listed by several objects; its blocks are referenced once.
+                    let is_first = walk.runs.insert(*run);
+                    if !is_first {
+                        *walk.shares.entry(*run).or_default() += 1;
+                    }
                     let table = schema::pages(*run);
                     let mut at = table.clone();
                     loop {
@@ -247,7 +291,7 @@ impl Meta {
                             let page = self.open_page(bucket, &row)?;
                             len = page.end();
                             count += page.entries.len() as u64;
-                            for entry in page.entries {
+                            for entry in page.entries.iter().filter(|_| is_first) {
                                 *walk.refs.entry(entry.digest).or_default() += 1;
                             }
                         }
@@ -260,6 +304,23 @@ impl Meta {
             blocks += count;
         }
         Ok(blocks)
+    }
+
+    /// Graves hold references like objects do; and each run must count as many sharers as there are.
+    async fn check_shares(&self, walk: &mut Walk) -> Result<(), MetaError> {
+        let objects = walk.report.objects;
+        for (bucket, _, object) in self.graves().await? {
+            self.check_object(bucket, &object, walk).await?;
+        }
+        walk.report.objects = objects;
+        for run in walk.runs.clone() {
+            let counted = self.shares_of(run).await?;
+            let found = walk.shares.get(&run).copied().unwrap_or_default();
+            if counted != found {
+                walk.found(Finding::Shares { run, counted, found });
+            }
+        }
+        Ok(())
     }
 
     /// Runs of large objects that are gone still hold references, but may have lost pages already.

@@ -182,6 +182,9 @@ pub enum PutError {
     /// `If-Match` or `If-None-Match` does not hold.
     #[error("the condition on what was there before does not hold")]
     PreconditionFailed,
+    /// The source of a copy was deleted or overwritten meanwhile.
+    #[error("the source of the copy was deleted meanwhile")]
+    SourceGone,
     /// A stripe of this PUT was released meanwhile, because all that others kept in it is gone: its blocks may
     /// be gone too, so they must be uploaded again.
     #[error("stripe {stripe} was released before this upload was committed; upload again")]
@@ -214,9 +217,11 @@ impl PutError {
         match self {
             Self::StripeReleased { .. } => true,
             Self::Meta(error) => error.is_retryable(),
-            Self::NoSuchBucket | Self::PreconditionFailed | Self::Unplaced { .. } | Self::Size { .. } => {
-                false
-            }
+            Self::NoSuchBucket
+            | Self::PreconditionFailed
+            | Self::SourceGone
+            | Self::Unplaced { .. }
+            | Self::Size { .. } => false,
         }
     }
 }

@@ -7,10 +7,11 @@ use holdfast_protocol::record::WrappedKey;
 
 use super::bucket::delta;
 use super::error::{Attempt, BucketError, MetaError, PutError, UploadError};
+use super::features::{Features, Lock};
 use super::model::{
     Attributes, Bucket, BucketId, Completion, NewObject, NewPart, Object, PutCondition, Stored, VersionId,
 };
-use super::object::{check_key, object_of};
+use super::object::{Replacing, check_key, object_of};
 use super::refs::{Brought, RefChanges};
 use super::row::{ObjectRow, encode_bucket, encode_object_part};
 use super::store::{Precondition, Row, Transaction};
@@ -50,10 +51,16 @@ impl LinkError {
 }
 
 impl Meta {
-    /// Makes a bucket of another name that keeps what `like` has: cipher, scope, policy.
+    /// Makes a bucket of another name that keeps what `like` has: cipher, scope, policy; no versions and no rules.
     pub async fn create_bucket_like(&self, like: &Bucket, name: String) -> Result<Bucket, BucketError> {
-        let bucket =
-            Bucket { name, id: BucketId(random()?), created_ms: self.now_ms(), key_epoch: 1, ..like.clone() };
+        let bucket = Bucket {
+            name,
+            id: BucketId(random()?),
+            created_ms: self.now_ms(),
+            key_epoch: 1,
+            features: Features::default(),
+            ..like.clone()
+        };
         let mut transaction = Transaction::default();
         self.put_bucket(&bucket, &mut transaction)?;
         transaction.preconditions.push(Precondition::Absent(schema::usage(bucket.id)));
@@ -97,6 +104,8 @@ impl Meta {
     /// # Cancel safety
     /// Dropping it may leave an unfinished upload in `to`, with its references.
     pub async fn link_object(&self, from: &Object, to: &Bucket, key: &str) -> Result<Link, LinkError> {
+        // A lock is the object's own: the snapshot may be removed.
+        let attributes = Attributes { lock: Lock::default(), ..from.attributes.clone() };
         let mut parts = Vec::new();
         let mut root = RootBuilder::new();
         for part in self.parts_of(from).await? {
@@ -114,11 +123,11 @@ impl Meta {
             return Err(MetaError::Corrupt { what: "object" }.into());
         }
         if parts.len() > 1 {
-            self.link_parts(from, to, key, parts).await?;
+            self.link_parts(from, to, (key, attributes), parts).await?;
         } else {
             let new = NewObject {
                 key: key.to_owned(),
-                attributes: from.attributes.clone(),
+                attributes,
                 root_cid: from.root_cid,
                 stored: parts.pop().unwrap_or_default(),
                 condition: PutCondition::Any,
@@ -132,10 +141,10 @@ impl Meta {
         &self,
         from: &Object,
         to: &Bucket,
-        key: &str,
+        (key, attributes): (&str, Attributes),
         parts: Vec<Stored>,
     ) -> Result<(), LinkError> {
-        let upload = self.create_upload(to, key, from.attributes.clone()).await?.id;
+        let upload = self.create_upload(to, key, attributes).await?.id;
         let mut tags = Vec::with_capacity(parts.len());
         for (number, stored) in (1u16..).zip(parts) {
             let etag = number.to_string();
@@ -186,7 +195,9 @@ impl Meta {
         condition: PutCondition,
     ) -> Result<Option<Object>, PutError> {
         check_key(to)?;
-        self.retry(|| self.try_rename_object(bucket, from, to, &condition)).await
+        let overwrite = self.reads.delete(bucket.id, to);
+        let replacing = Replacing { condition: &condition, is_read: overwrite.is_read };
+        self.retry(|| self.try_rename_object(bucket, from, to, &replacing)).await
     }
 
     async fn try_rename_object(
@@ -194,7 +205,7 @@ impl Meta {
         bucket: &Bucket,
         from: &str,
         to: &str,
-        condition: &PutCondition,
+        replacing: &Replacing<'_>,
     ) -> Result<Option<Object>, Attempt<PutError>> {
         let row_key = schema::object(bucket.id, from);
         let Some(value) = self.store.get(&row_key).await? else { return Ok(None) };
@@ -221,7 +232,7 @@ impl Meta {
         transaction.delete(row_key);
         transaction.add(schema::usage(bucket.id), vec![-1, -delta(row.size)]);
         let mut changes = RefChanges::default();
-        self.replace_object(bucket, to, &row, condition, (&mut changes, &mut transaction)).await?;
+        self.replace_object(bucket, to, &mut row, replacing, (&mut changes, &mut transaction)).await?;
         self.change_refs(&changes, &Brought::new(), &mut transaction).await?;
         self.store.transact(transaction).await?;
         Ok(Some(object_of(bucket.id, to.to_owned(), row)))

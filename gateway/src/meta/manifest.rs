@@ -43,6 +43,23 @@ impl Meta {
         }
     }
 
+    /// Where each part of an object begins and ends, in order; parts without bytes are left out.
+    pub async fn part_ranges(&self, object: &Object) -> Result<Vec<Range<u64>>, MetaError> {
+        match &object.layout {
+            Layout::Empty => Ok(Vec::new()),
+            Layout::Single(part) => Ok(std::iter::once(part.offset..part.offset + part.len).collect()),
+            Layout::Parts => {
+                let rows = self.object_part_rows(object.version).await?;
+                rows.iter()
+                    .map(|row| {
+                        let part = self.open_object_part(object.bucket, row)?;
+                        Ok(part.offset..part.offset + part.len)
+                    })
+                    .collect()
+            }
+        }
+    }
+
     /// Puts a run's pages, or keeps a short run inline.
     pub(super) fn put_run(
         &self,

@@ -14,6 +14,8 @@ use holdfast_protocol::time::UnixMs;
 use holdfast_protocol::{NodeId, OperatorId};
 use serde::{Deserialize, Serialize};
 
+use super::features::{Features, Lock};
+use super::reads::ReadPin;
 use crate::crypt::PartSecret;
 use crate::layout::{Entry, Layout};
 
@@ -65,6 +67,8 @@ pub struct Bucket {
     pub policy: PolicyName,
     /// The epoch of its key.
     pub key_epoch: u32,
+    /// Versions, locks and settings.
+    pub features: Features,
 }
 
 /// What [`super::Meta::create_bucket`] needs.
@@ -76,6 +80,8 @@ pub struct NewBucket {
     pub public: bool,
     /// The policy of its stripes.
     pub policy: PolicyName,
+    /// Versions and locks from its start.
+    pub features: Features,
 }
 
 /// What a bucket holds.
@@ -100,6 +106,10 @@ pub struct Attributes {
     pub user: Vec<(String, String)>,
     /// Checksums that the client asked to keep: lower-case algorithm name (`crc64nvme`) and base64 value.
     pub checksums: Vec<(String, String)>,
+    /// Tags, sorted by name.
+    pub tags: Vec<(String, String)>,
+    /// What keeps it from being deleted.
+    pub lock: Lock,
 }
 
 /// A condition on what is there before a PUT.
@@ -150,6 +160,8 @@ pub struct Object {
     pub key: String,
     /// Which version.
     pub version: VersionId,
+    /// Whether it was written while its bucket kept no versions.
+    pub is_null: bool,
     /// Bytes.
     pub size: u64,
     /// Blocks.
@@ -167,6 +179,9 @@ pub struct Object {
     /// Where its blocks are listed.
     pub(crate) layout: Layout,
     pub(crate) bucket: BucketId,
+    /// Keeps the version whole while this or a clone of it lives; none right after it was committed.
+    #[expect(dead_code, reason = "held for its end")]
+    pub(crate) pin: Option<ReadPin>,
 }
 
 /// One line of a listing.

@@ -1,9 +1,10 @@
-//! Objects: put, head, delete. Each is one transaction.
+//! Objects: put and head. Each is one transaction. How they are deleted is in [`super::delete`].
 
 use bytes::Bytes;
 
 use super::bucket::{USAGE_BYTES, USAGE_OBJECTS, delta};
 use super::error::{Attempt, MetaError, PutError};
+use super::features::Versioning;
 use super::model::{Bucket, BucketId, NewObject, Object, PutCondition, Stored, VersionId};
 use super::refs::{Brought, RefChanges};
 use super::row::{ObjectRow, from_record};
@@ -18,7 +19,8 @@ impl Meta {
         check_key(&new.key)?;
         check_attributes(&new.attributes)?;
         let brought = self.bring(&new.stored).await?;
-        self.retry(|| self.try_put_object(bucket, &new, &brought)).await
+        let overwrite = self.reads.delete(bucket.id, &new.key);
+        self.retry(|| self.try_put_object(bucket, &new, &brought, overwrite.is_read)).await
     }
 
     /// Checks that blocks and size agree, and gives every node of the stripes its number.
@@ -43,9 +45,10 @@ impl Meta {
         bucket: &Bucket,
         new: &NewObject,
         brought: &Brought,
+        is_read: bool,
     ) -> Result<Object, Attempt<PutError>> {
         let mut transaction = Transaction::default();
-        self.expect_bucket(bucket, &mut transaction).await?;
+        let bucket = &self.expect_bucket(bucket, &mut transaction).await?;
         let sealer = Sealer::from(bucket);
         let version = VersionId(random()?);
         let stored = &new.stored;
@@ -63,8 +66,9 @@ impl Meta {
                 blocks: self.put_run(&sealer, stored.blocks.clone(), &mut transaction)?,
             })
         };
-        let row = ObjectRow {
+        let mut row = ObjectRow {
             version,
+            is_null: true,
             size: stored.size,
             block_count: stored.blocks.len() as u64,
             modified_ms: self.now_ms(),
@@ -76,26 +80,29 @@ impl Meta {
         };
         let mut changes = RefChanges::of(bucket.id);
         changes.take(&stored.blocks);
-        self.replace_object(bucket, &new.key, &row, &new.condition, (&mut changes, &mut transaction)).await?;
+        let replacing = Replacing { condition: &new.condition, is_read };
+        self.replace_object(bucket, &new.key, &mut row, &replacing, (&mut changes, &mut transaction)).await?;
         self.change_refs(&changes, brought, &mut transaction).await?;
         self.store.transact(transaction).await?;
         Ok(object_of(bucket.id, new.key.clone(), row))
     }
 
-    /// Puts `row` in the place of whatever is at `key`, and unlinks that.
+    /// Puts `row` in the place of whatever is at `key`, and unlinks that, or keeps it as an older version.
+    ///
+    /// `bucket` is as the transaction relies on it. The row's time and its being `null` are set here.
     pub(super) async fn replace_object(
         &self,
         bucket: &Bucket,
         key: &str,
-        row: &ObjectRow,
-        condition: &PutCondition,
+        row: &mut ObjectRow,
+        replacing: &Replacing<'_>,
         (changes, transaction): (&mut RefChanges, &mut Transaction),
     ) -> Result<(), Attempt<PutError>> {
         let sealer = Sealer::from(bucket);
         let row_key = schema::object(bucket.id, key);
         let found = self.store.get(&row_key).await?;
         let old = found.as_ref().map(|value| self.open_object(bucket.id, &row_key, value)).transpose()?;
-        let holds = match condition {
+        let holds = match replacing.condition {
             PutCondition::Any => true,
             PutCondition::Absent => old.is_none(),
             PutCondition::Etag(etag) => old.as_ref().is_some_and(|old| old.attributes.etag == *etag),
@@ -104,10 +111,16 @@ impl Meta {
             return Err(Attempt::Failed(PutError::PreconditionFailed));
         }
         let mut usage = [0i64; 2];
-        usage[USAGE_OBJECTS] = i64::from(old.is_none());
-        usage[USAGE_BYTES] = delta(row.size) - old.as_ref().map_or(0, |old| delta(old.size));
-        if let Some(old) = &old {
-            self.unlink_object(&sealer, old, changes, transaction).await?;
+        usage[USAGE_OBJECTS] = 1;
+        usage[USAGE_BYTES] = delta(row.size);
+        let at = Place { bucket, key, is_read: replacing.is_read };
+        if bucket.features.versioning == Versioning::Off {
+            if let Some(old) = &old {
+                self.retire(&at, old, &mut usage, (changes, transaction)).await?;
+            }
+        } else {
+            let stamp = self.shelve(&at, old, &mut usage, (changes, transaction)).await?;
+            (row.modified_ms, row.is_null) = (stamp.modified_ms, stamp.is_null);
         }
         transaction.expect(row_key.clone(), found);
         let value = self.seal(&sealer, &row_key, row.encode())?;
@@ -116,16 +129,16 @@ impl Meta {
         Ok(())
     }
 
-    /// Relies on the bucket being there.
+    /// Relies on the bucket being there, and on its being as this returns it.
     pub(super) async fn expect_bucket(
         &self,
         bucket: &Bucket,
         transaction: &mut Transaction,
-    ) -> Result<(), Attempt<PutError>> {
+    ) -> Result<Bucket, Attempt<PutError>> {
         match self.bucket_row(&bucket.name).await? {
             Some((found, row)) if found.id == bucket.id => {
                 transaction.expect(schema::bucket(&bucket.name), Some(row));
-                Ok(())
+                Ok(found)
             }
             _ => Err(Attempt::Failed(PutError::NoSuchBucket)),
         }
@@ -150,47 +163,42 @@ impl Meta {
         ObjectRow::decode(self.unseal(bucket, "object", row_key, value)?)
     }
 
-    /// The object at `key`, for HEAD and GET alike.
+    /// The object at `key`, for HEAD and GET alike. It stays whole while what this returns, or a clone of it, lives.
     pub async fn object(&self, bucket: &Bucket, key: &str) -> Result<Option<Object>, MetaError> {
+        let entered = self.reads.enter(bucket.id, key).await;
         let row_key = schema::object(bucket.id, key);
         match self.store.get(&row_key).await? {
             None => Ok(None),
             Some(value) => {
-                Ok(Some(object_of(bucket.id, key.to_owned(), self.open_object(bucket.id, &row_key, &value)?)))
+                let row = self.open_object(bucket.id, &row_key, &value)?;
+                let pin = entered.found(row.version);
+                Ok(Some(Object { pin: Some(pin), ..object_of(bucket.id, key.to_owned(), row) }))
             }
         }
     }
+}
 
-    /// Deletes the object at `key`; says whether there was one.
-    pub async fn delete_object(&self, bucket: &Bucket, key: &str) -> Result<bool, MetaError> {
-        match self.retry(|| self.try_delete_object(bucket, key)).await {
-            Ok(deleted) => Ok(deleted),
-            Err(PutError::Meta(error)) => Err(error),
-            // The others are about what a PUT brings; a DELETE brings nothing.
-            Err(_) => Err(MetaError::Corrupt { what: "object" }),
-        }
-    }
+/// What an object is put in the place of.
+pub(super) struct Replacing<'a> {
+    /// What must be there before.
+    pub(super) condition: &'a PutCondition,
+    /// Whether somebody reads what is there.
+    pub(super) is_read: bool,
+}
 
-    async fn try_delete_object(&self, bucket: &Bucket, key: &str) -> Result<bool, Attempt<PutError>> {
-        let row_key = schema::object(bucket.id, key);
-        let Some(value) = self.store.get(&row_key).await? else { return Ok(false) };
-        let old = self.open_object(bucket.id, &row_key, &value)?;
-        let mut transaction = Transaction::default();
-        let mut changes = RefChanges::default();
-        self.unlink_object(&Sealer::from(bucket), &old, &mut changes, &mut transaction).await?;
-        transaction.expect(row_key.clone(), Some(value));
-        transaction.delete(row_key);
-        transaction.add(schema::usage(bucket.id), vec![-1, -delta(old.size)]);
-        self.change_refs(&changes, &Brought::new(), &mut transaction).await?;
-        self.store.transact(transaction).await?;
-        Ok(true)
-    }
+/// A key at which something is replaced or removed.
+pub(super) struct Place<'a> {
+    pub(super) bucket: &'a Bucket,
+    pub(super) key: &'a str,
+    /// Whether somebody reads what is there.
+    pub(super) is_read: bool,
 }
 
 pub(super) fn object_of(bucket: BucketId, key: String, row: ObjectRow) -> Object {
     Object {
         key,
         version: row.version,
+        is_null: row.is_null,
         size: row.size,
         block_count: row.block_count,
         modified_ms: row.modified_ms,
@@ -200,6 +208,7 @@ pub(super) fn object_of(bucket: BucketId, key: String, row: ObjectRow) -> Object
         part_count: row.part_count,
         layout: row.layout,
         bucket,
+        pin: None,
     }
 }
 
@@ -213,6 +222,7 @@ pub(super) fn check_key(key: &str) -> Result<(), MetaError> {
 /// Headers and user metadata are part of a row that every listing reads.
 pub(super) fn check_attributes(attributes: &super::model::Attributes) -> Result<(), MetaError> {
     let pairs = attributes.headers.iter().chain(&attributes.user).chain(&attributes.checksums);
+    let pairs = pairs.chain(&attributes.tags);
     let len: usize = pairs.map(|(name, value)| name.len() + value.len()).sum();
     if len + attributes.etag.len() > schema::ATTRIBUTES_LEN_MAX {
         return Err(MetaError::Bounds { what: "headers and user metadata" });

@@ -72,6 +72,10 @@ impl Meta {
         value: Option<&Bytes>,
     ) -> Result<Option<PackCandidate>, MetaError> {
         let Some(value) = value else { return Ok(None) };
+        // Holders of a locked object's shards would refuse to let the old parity go.
+        if self.stripe_retained_until(id).await? > self.now_ms() {
+            return Ok(None);
+        }
         let row = StripeRow::decode(value)?;
         let stripe = self.stripe_record(id, &row).await?;
         let live = self.lives(id, &row).await?;

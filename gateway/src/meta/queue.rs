@@ -18,6 +18,8 @@ use super::{Meta, next_key, schema};
 /// What one [`Meta::sweep`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
+    /// Deleted versions whose readers have left.
+    pub graves: usize,
     /// Manifest pages whose references were dropped.
     pub pages_unlinked: usize,
     /// Tombstones forgotten.
@@ -193,7 +195,12 @@ impl Meta {
     /// Work that no request waits for: drops the references of large objects that were deleted, page by page,
     /// and forgets old tombstones. At most `limit` steps; call again until the report is idle.
     pub async fn sweep(&self, now_ms: UnixMs, limit: usize) -> Result<SweepReport, MetaError> {
-        let mut report = SweepReport { pages_unlinked: self.sweep_unlinked(limit).await?, tombstones: 0 };
+        let mut report = SweepReport {
+            graves: self.sweep_graves(limit).await?,
+            pages_unlinked: self.sweep_unlinked(limit).await?,
+            ..SweepReport::default()
+        };
+        self.sweep_completed(now_ms, limit).await?;
         let table = schema::table(schema::TOMBSTONES);
         // Each call looks at one page and the next one goes on behind it, so that young tombstones in front
         // never hide old ones.

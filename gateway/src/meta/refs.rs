@@ -17,7 +17,7 @@ use holdfast_protocol::Digest;
 use holdfast_protocol::record::StripeId;
 
 use super::error::{Attempt, MetaError, PutError};
-use super::model::BucketId;
+use super::model::{BucketId, VersionId};
 use super::row::{BlockRow, Origin, StripeRow};
 use super::store::Transaction;
 use super::{Meta, queue, schema};
@@ -29,12 +29,14 @@ pub(super) struct RefChanges {
     by: BTreeMap<Digest, i64>,
     /// Whose blocks are taken; blocks that are only dropped need none.
     origin: Option<Origin>,
+    /// Runs that one more object shares, see [`super::copy`].
+    pub(super) shared: BTreeMap<VersionId, u64>,
 }
 
 impl RefChanges {
     /// Changes of an upload to `bucket`: blocks that come with it remember where from.
     pub(super) fn of(bucket: BucketId) -> Self {
-        Self { by: BTreeMap::new(), origin: Some(Origin::of(bucket)) }
+        Self { origin: Some(Origin::of(bucket)), ..Self::default() }
     }
 
     pub(super) fn take(&mut self, entries: &[Entry]) {
@@ -199,6 +201,7 @@ impl Meta {
         transaction.expect(key.clone(), Some(value));
         transaction.delete(key);
         transaction.delete(schema::completion(id));
+        transaction.delete(schema::retained(id));
         transaction.delete(schema::packing(id));
         let holders = stripe.by_node();
         for node in holders.keys() {

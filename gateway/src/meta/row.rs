@@ -12,6 +12,7 @@ use holdfast_protocol::{BlockLen, Digest};
 
 use super::codec::{Reader, Writer};
 use super::error::MetaError;
+use super::features::{Features, features, lock, put_features, put_lock};
 use super::model::{Attributes, Bucket, BucketId, Upload, VersionId};
 use super::schema::INLINE_BLOCKS_MAX;
 use crate::layout::{Entry, Layout, Page, PartLayout, Run};
@@ -25,26 +26,42 @@ pub(super) use object::{
 };
 pub(super) use stripe::{BlockRow, Origin, StripeRow, from_record};
 
-/// Version of every row's form, and the second form of a block's row.
+/// Version of every row's first form.
 const V1: u8 = 1;
+/// Version of the second form: of a block's row, and of buckets, objects and uploads, which is the first with the fields of [`super::features`] behind it.
 const V2: u8 = 2;
 
 fn version(reader: &mut Reader<'_>) -> Result<(), MetaError> {
     if reader.u8()? == V1 { Ok(()) } else { Err(reader.corrupt()) }
 }
 
+/// The form of a row that may have either.
+fn form(reader: &mut Reader<'_>) -> Result<u8, MetaError> {
+    match reader.u8()? {
+        form @ (V1 | V2) => Ok(form),
+        _ => Err(reader.corrupt()),
+    }
+}
+
 pub(super) fn encode_bucket(bucket: &Bucket) -> Vec<u8> {
     let mut out = Writer::default();
-    out.u8(V1).fixed(&bucket.id.0).int(bucket.created_ms).u8(u8::from(bucket.public));
+    let is_plain = bucket.features == Features::default();
+    out.u8(if is_plain { V1 } else { V2 })
+        .fixed(&bucket.id.0)
+        .int(bucket.created_ms)
+        .u8(u8::from(bucket.public));
     out.u8(encryption_code(bucket.encryption)).fixed(&bucket.scope.0);
     out.u8(policy_code(bucket.policy)).int(u64::from(bucket.key_epoch));
+    if !is_plain {
+        put_features(&mut out, &bucket.features);
+    }
     out.0
 }
 
 pub(super) fn decode_bucket(name: &str, bytes: &[u8]) -> Result<Bucket, MetaError> {
     let mut row = Reader::new("bucket", bytes);
-    version(&mut row)?;
-    let bucket = Bucket {
+    let form = form(&mut row)?;
+    let mut bucket = Bucket {
         name: name.to_owned(),
         id: BucketId(row.array()?),
         created_ms: row.int()?,
@@ -53,7 +70,11 @@ pub(super) fn decode_bucket(name: &str, bytes: &[u8]) -> Result<Bucket, MetaErro
         scope: ScopeId(row.array()?),
         policy: policy(&mut row)?,
         key_epoch: row.u32()?,
+        features: Features::default(),
     };
+    if form == V2 {
+        bucket.features = features(&mut row)?;
+    }
     row.end()?;
     Ok(bucket)
 }
@@ -102,7 +123,29 @@ fn put_attributes(out: &mut Writer, attributes: &Attributes) {
 }
 
 fn attributes(row: &mut Reader<'_>) -> Result<Attributes, MetaError> {
-    Ok(Attributes { etag: row.text()?, headers: row.pairs()?, user: row.pairs()?, checksums: row.pairs()? })
+    Ok(Attributes {
+        etag: row.text()?,
+        headers: row.pairs()?,
+        user: row.pairs()?,
+        checksums: row.pairs()?,
+        ..Attributes::default()
+    })
+}
+
+/// Tags and lock, which only the second form has.
+fn put_extras(out: &mut Writer, attributes: &Attributes) {
+    out.pairs(&attributes.tags);
+    put_lock(out, &attributes.lock);
+}
+
+fn extras(row: &mut Reader<'_>, attributes: &mut Attributes) -> Result<(), MetaError> {
+    attributes.tags = row.pairs()?;
+    attributes.lock = lock(row)?;
+    Ok(())
+}
+
+fn has_extras(attributes: &Attributes) -> bool {
+    !attributes.tags.is_empty() || attributes.lock != super::features::Lock::default()
 }
 
 /// Entries as run-length-coded lengths and then the digests: a page of 1 MiB blocks costs 32 bytes a block.

@@ -31,6 +31,13 @@
 //! | `y` name 00 | lease: who owns it, and by which fence |
 //! | `y` name 01 | lease: until when |
 //! | `z` key 00 day | counters: requests, refusals, bytes in, bytes out of an access key on a day |
+//! | `Se` bucket setting | what a bucket is told beyond its row: CORS, policy, lifecycle, tags |
+//! | `Sh` bucket key 00 age version | version that is not the current one, or a delete marker |
+//! | `Sg` version | grave: a deleted version that is still read |
+//! | `Sc` upload | completed upload, so that completing again finds what it made |
+//! | `Sr` run | how many more objects than one share a run |
+//! | `Sq` node stripe | retention queue: until when a node must keep which blocks |
+//! | `Su` stripe | until when the stripe's blocks are retained |
 //!
 //! bucket is 8 bytes, version, upload and run 16, stripe 16, digest 32, node id 32; end is a big-endian `u64`,
 //! node and number a big-endian `u32`, the number of a part a big-endian `u16`. Pages and parts are keyed by
@@ -232,6 +239,74 @@ pub(super) fn former_agreement(
     agreement: &holdfast_protocol::record::AgreementId,
 ) -> Vec<u8> {
     join(b'R', &[b"a", node.as_bytes(), &agreement.0])
+}
+
+/// Sub-tables of what S3 has beyond objects and uploads.
+pub(super) const SETTINGS: [u8; 2] = *b"Se";
+pub(super) const HISTORY: [u8; 2] = *b"Sh";
+pub(super) const GRAVES: [u8; 2] = *b"Sg";
+pub(super) const COMPLETED: [u8; 2] = *b"Sc";
+pub(super) const SHARES: [u8; 2] = *b"Sr";
+pub(super) const RETENTIONS: [u8; 2] = *b"Sq";
+pub(super) const RETAINED: [u8; 2] = *b"Su";
+
+/// Bytes in front of an object key in a version's row key, and behind it: a separator, the age and the version.
+pub(super) const HISTORY_PREFIX_LEN: usize = 10;
+pub(super) const HISTORY_SUFFIX_LEN: usize = 1 + 8 + 16;
+/// How long a completed upload is remembered for clients that complete it again.
+pub const COMPLETED_MS: u64 = 7 * 24 * 3600 * 1000;
+
+const _: () =
+    assert!(HISTORY_PREFIX_LEN + OBJECT_KEY_LEN_MAX + HISTORY_SUFFIX_LEN <= super::store::KEY_LEN_MAX);
+
+fn join_sub(table: [u8; 2], parts: &[&[u8]]) -> Vec<u8> {
+    join(table[0], &[&[&table[1..]], parts].concat())
+}
+
+pub(super) fn sub_table(table: [u8; 2]) -> Vec<u8> {
+    table.to_vec()
+}
+
+pub(super) fn bucket_setting(bucket: BucketId, setting: u8) -> Vec<u8> {
+    join_sub(SETTINGS, &[&bucket.0, &[setting]])
+}
+
+pub(super) fn history(bucket: BucketId) -> Vec<u8> {
+    join_sub(HISTORY, &[&bucket.0])
+}
+
+/// All older versions of a key, the newest first.
+pub(super) fn history_of(bucket: BucketId, key: &str) -> Vec<u8> {
+    join_sub(HISTORY, &[&bucket.0, key.as_bytes(), &[0]])
+}
+
+/// One older version. Newer ones sort before older ones.
+pub(super) fn history_row(bucket: BucketId, key: &str, modified_ms: u64, version: VersionId) -> Vec<u8> {
+    join_sub(HISTORY, &[&bucket.0, key.as_bytes(), &[0], &(u64::MAX - modified_ms).to_be_bytes(), &version.0])
+}
+
+pub(super) fn grave(version: VersionId) -> Vec<u8> {
+    join_sub(GRAVES, &[&version.0])
+}
+
+pub(super) fn completed(upload: VersionId) -> Vec<u8> {
+    join_sub(COMPLETED, &[&upload.0])
+}
+
+pub(super) fn share(run: VersionId) -> Vec<u8> {
+    join_sub(SHARES, &[&run.0])
+}
+
+pub(super) fn retention(node: u32, stripe: StripeId) -> Vec<u8> {
+    join_sub(RETENTIONS, &[&node.to_be_bytes(), &stripe.0])
+}
+
+pub(super) fn retentions_of(node: u32) -> Vec<u8> {
+    join_sub(RETENTIONS, &[&node.to_be_bytes()])
+}
+
+pub(super) fn retained(stripe: StripeId) -> Vec<u8> {
+    join_sub(RETAINED, &[&stripe.0])
 }
 
 /// The whole table behind `tag`.

@@ -45,6 +45,11 @@ impl Meta {
         let blocks: u64 = parts.iter().map(|part| part.blocks.count()).sum();
         let at_once = blocks <= schema::UNLINK_AT_ONCE_MAX;
         for part in parts {
+            if let Run::Pages { run, .. } = &part.blocks
+                && self.unshare(*run, changes, transaction).await?
+            {
+                continue;
+            }
             if at_once {
                 changes.drop(&self.run_entries(bucket.id, &part.blocks).await?);
                 for key in self.page_keys(&part.blocks).await? {

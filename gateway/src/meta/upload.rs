@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::bucket::{USAGE_UPLOAD_BYTES, delta};
 use super::error::{Attempt, MetaError, PutError, UploadError};
 use super::model::{Attributes, Bucket, Completion, NewPart, Object, Part, Upload, VersionId};
-use super::object::{check_attributes, check_key, object_of};
+use super::object::{Replacing, check_attributes, check_key, object_of};
 use super::refs::{Brought, RefChanges};
 use super::row::{ObjectRow, PartRow, encode_object_part, encode_upload};
 use super::store::{PAGE_ROWS_MAX, Row, Transaction, prefix_end};
@@ -184,17 +184,19 @@ impl Meta {
         if completion.parts.is_empty() || !ascending {
             return Err(UploadError::InvalidPartOrder);
         }
-        self.retry(|| self.try_complete_upload(bucket, &completion)).await
+        let overwrite = self.reads.delete(bucket.id, &completion.key);
+        self.retry(|| self.try_complete_upload(bucket, &completion, overwrite.is_read)).await
     }
 
     async fn try_complete_upload(
         &self,
         bucket: &Bucket,
         completion: &Completion,
+        is_read: bool,
     ) -> Result<Object, Attempt<UploadError>> {
         let (key, id) = (&completion.key, completion.upload);
         let mut transaction = Transaction::default();
-        self.expect_bucket(bucket, &mut transaction).await.map_err(widen)?;
+        let bucket = &self.expect_bucket(bucket, &mut transaction).await.map_err(widen)?;
         let upload = self.expect_upload(bucket, key, id, &mut transaction).await?;
         let mut parts = self.expect_parts(bucket, id, &mut transaction).await?;
         let upload_bytes: u64 = parts.values().map(PartRow::size).sum();
@@ -225,8 +227,9 @@ impl Meta {
         };
         let modified_ms = self.now_ms();
         let encryption = bucket.encryption;
-        let row = ObjectRow {
+        let mut row = ObjectRow {
             version,
+            is_null: true,
             size,
             block_count,
             modified_ms,
@@ -241,7 +244,9 @@ impl Meta {
         let unused: Vec<_> = parts.into_values().filter_map(|part| part.layout).collect();
         self.unlink_parts(&Sealer::from(bucket), &unused, &mut changes, &mut transaction).await?;
         let replaced = (&mut changes, &mut transaction);
-        self.replace_object(bucket, key, &row, &completion.condition, replaced).await.map_err(widen)?;
+        let replacing = Replacing { condition: &completion.condition, is_read };
+        self.replace_object(bucket, key, &mut row, &replacing, replaced).await.map_err(widen)?;
+        self.remember_completed(bucket, completion, &row, &mut transaction)?;
         self.end_upload(bucket, key, id, upload_bytes, &mut transaction);
         self.change_refs(&changes, &Brought::new(), &mut transaction).await.map_err(widen)?;
         self.store.transact(transaction).await?;
@@ -389,7 +394,7 @@ fn part_of(number: u16, row: PartRow) -> Part {
 }
 
 /// The error of a step that uploads share with PUTs.
-fn widen(attempt: Attempt<PutError>) -> Attempt<UploadError> {
+pub(super) fn widen(attempt: Attempt<PutError>) -> Attempt<UploadError> {
     match attempt {
         Attempt::Conflict => Attempt::Conflict,
         Attempt::Failed(error) => Attempt::Failed(UploadError::Put(error)),

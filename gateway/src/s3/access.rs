@@ -1,5 +1,5 @@
 //! Who may do what. With an access key: what its rules grant, and what every check of its token lets through. Without:
-//! reading and listing public buckets.
+//! reading and listing public buckets, and what policies open. A policy may deny a key what its rules grant.
 //!
 //! A key learns nothing of what it has no grant on: the answer is the same whether a bucket exists or not, and it is given
 //! before anything is looked up.
@@ -16,8 +16,9 @@ use s3s::dto::{
 use s3s::path::S3Path;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
-use super::error;
+use super::policy::Verdict;
 use super::session::Session;
+use super::{bucket_policy, error};
 use crate::gateway::Core;
 use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
 use crate::snapshot::is_snapshot_bucket;
@@ -25,6 +26,9 @@ use crate::snapshot::is_snapshot_bucket;
 /// What anybody may do with a public bucket.
 const PUBLIC_OPERATIONS: [&str; 6] =
     ["GetObject", "HeadObject", "ListObjects", "ListObjectsV2", "HeadBucket", "GetBucketLocation"];
+
+/// Under which name requests without a key share their places.
+const ANYBODY: &str = "";
 
 /// Looks secrets up, and decides about every request.
 #[derive(Clone)]
@@ -56,6 +60,38 @@ impl Caller {
     fn require(&self, operation: Operation, bucket: &str, object: Option<&str>) -> S3Result<()> {
         if self.may(operation, bucket, object) { Ok(()) } else { Err(denied()) }
     }
+}
+
+/// The access key that a request is made for; empty without one.
+pub(super) fn key_of(extensions: &http::Extensions) -> String {
+    extensions.get::<Arc<Caller>>().map(|caller| caller.key.id().to_owned()).unwrap_or_default()
+}
+
+/// The key that signed a form, and its secret.
+pub(super) async fn form_key(core: &Arc<Core>, access_key: &str) -> S3Result<Arc<AccessKey>> {
+    Gatekeeper { core: Arc::clone(core) }.live(access_key).await?.ok_or_else(unknown_key)
+}
+
+/// Whether the key of a form may write this object of this many bytes.
+pub(super) async fn may_post(
+    core: &Arc<Core>,
+    key: &Arc<AccessKey>,
+    (bucket, object): (&str, &str),
+    bytes: u64,
+) -> S3Result<()> {
+    if is_snapshot_bucket(bucket) {
+        return Err(denied());
+    }
+    if let Some(session) = Session::current() {
+        session.asks_for("PostObject", bucket, object);
+        session.belongs_to(Arc::clone(key));
+        let place = core.key_limits.enter(key.id(), &key.rules, Instant::now());
+        session.holds(place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?);
+    }
+    let (core, key) = (Arc::clone(core), Arc::clone(key));
+    let caller = Caller { key, token: None, presented: Presented::Signed, core: Arc::clone(&core) };
+    caller.require(Operation::Write, bucket, Some(object))?;
+    Gatekeeper { core }.check_quota(&caller, bytes).await
 }
 
 /// Whether whoever makes this request may know that the bucket exists: what a list of buckets shows.
@@ -193,30 +229,41 @@ impl Gatekeeper {
         if let Some(session) = session {
             session.asks_for("GetObjectTicket", bucket, object);
         }
-        if let Some(caller) = self.caller(access_key, session).await? {
-            self.admit(&caller, session)?;
-            return caller.require(Operation::Read, bucket, Some(object));
+        let caller = self.caller(access_key, session).await?;
+        if let Some(caller) = &caller {
+            self.admit(caller, session)?;
+            caller.require(Operation::Read, bucket, Some(object))?;
         }
-        match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
-            Some(bucket) if bucket.public => Ok(()),
+        let Some(bucket) = self.core.meta.bucket(bucket).await.map_err(error::meta)? else {
+            return if caller.is_some() { Ok(()) } else { Err(denied_stranger()) };
+        };
+        let known = caller.as_ref().map(|caller| caller.key.id());
+        match bucket_policy::decide(&self.core, &bucket, known, "GetObject", object).await? {
+            Verdict::Denied if caller.is_some() => Err(bucket_policy::denied()),
+            Verdict::Allowed => Ok(()),
+            Verdict::Silent if caller.is_some() || bucket.public => Ok(()),
             _ => Err(denied_stranger()),
         }
     }
 
     /// What anybody may do.
     async fn check_stranger(&self, context: &S3AccessContext<'_>) -> S3Result<()> {
-        let bucket = match context.s3_path() {
-            S3Path::Root => return Err(denied_stranger()),
-            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => bucket,
-        };
-        if !PUBLIC_OPERATIONS.contains(&context.s3_op().name()) {
-            return Err(denied_stranger());
-        }
-        match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
-            Some(bucket) if bucket.public => Ok(()),
+        let is_for_all = PUBLIC_OPERATIONS.contains(&context.s3_op().name());
+        match bucket_policy::verdict(&self.core, context, None).await? {
+            Some((Verdict::Allowed, _)) => Ok(()),
+            Some((Verdict::Silent, true)) if is_for_all => Ok(()),
             // Whether a private bucket exists is nobody's business.
             _ => Err(denied_stranger()),
         }
+    }
+
+    /// Waits for a place among the requests of this key; the request holds it until its operation has answered.
+    async fn share(&self, context: &mut S3AccessContext<'_>, key: &str) -> S3Result<()> {
+        let place = self.core.fair.enter(key).await;
+        let place =
+            place.map_err(|_| error::slow_down("Too many requests of this key wait already".to_owned()))?;
+        context.extensions_mut().insert(Arc::new(place));
+        Ok(())
     }
 
     async fn check_quota(&self, caller: &Caller, coming: u64) -> S3Result<()> {
@@ -268,7 +315,8 @@ impl S3Access for Gatekeeper {
         }
         let access_key = context.credentials().map(|credentials| credentials.access_key.as_str());
         let Some(caller) = self.caller(access_key, session).await? else {
-            return self.check_stranger(context).await;
+            self.check_stranger(context).await?;
+            return self.share(context, ANYBODY).await;
         };
         self.admit(&caller, session)?;
         let rules = &caller.key.rules;
@@ -283,8 +331,13 @@ impl S3Access for Gatekeeper {
         if brings_bytes(operation) {
             self.check_quota(&caller, session.map_or(0, Session::bytes_in)).await?;
         }
+        bucket_policy::check_owner(&self.core, context)?;
+        let key = caller.key.id().to_owned();
+        if let Some((Verdict::Denied, _)) = bucket_policy::verdict(&self.core, context, Some(&key)).await? {
+            return Err(bucket_policy::denied());
+        }
         context.extensions_mut().insert(Arc::new(caller));
-        Ok(())
+        self.share(context, &key).await
     }
 
     async fn list_objects(&self, request: &mut S3Request<ListObjectsInput>) -> S3Result<()> {

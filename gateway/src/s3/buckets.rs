@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use s3s::dto::{
-    Bucket as BucketLine, BucketCannedACL, BucketLocationConstraint, BucketVersioningStatus,
-    CreateBucketInput, CreateBucketOutput, DeleteBucketInput, DeleteBucketOutput, GetBucketLocationInput,
-    GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, HeadBucketInput,
+    Bucket as BucketLine, BucketCannedACL, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput,
+    DeleteBucketInput, DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput,
     HeadBucketOutput, ListBucketsInput, ListBucketsOutput, Owner,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
@@ -14,11 +13,13 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 use super::conditions::timestamp;
 use super::{access, error};
 use crate::gateway::Core;
-use crate::meta::{Bucket, NewBucket};
+use crate::meta::{Bucket, Features, NewBucket, Versioning};
 use crate::snapshot::is_snapshot_bucket;
 
 /// The one region; requests signed for another are served too, since the signature binds them to what they name.
 pub(crate) const REGION: &str = "us-east-1";
+/// Buckets of one page of ListBuckets: S3's limit.
+const MAX_BUCKETS: usize = 10_000;
 /// `true` on CreateBucket makes the bucket public.
 const PUBLIC_HEADER: &str = "x-holdfast-public";
 
@@ -46,10 +47,10 @@ pub(super) async fn create(
             ));
         }
     };
-    if input.object_lock_enabled_for_bucket == Some(true) {
-        return Err(s3_error!(NotImplemented, "Object lock is not implemented"));
-    }
-    let new = NewBucket { name: input.bucket.clone(), public, policy: core.config.policy.name };
+    let lock = input.object_lock_enabled_for_bucket == Some(true);
+    let versioning = if lock { Versioning::Enabled } else { Versioning::Off };
+    let features = Features { lock, versioning, ..Features::default() };
+    let new = NewBucket { name: input.bucket.clone(), public, policy: core.config.policy.name, features };
     core.meta.create_bucket(new).await.map_err(error::bucket)?;
     Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{}", input.bucket)) }))
 }
@@ -59,12 +60,27 @@ pub(super) async fn list(
     request: S3Request<ListBucketsInput>,
 ) -> S3Result<S3Response<ListBucketsOutput>> {
     let prefix = request.input.prefix.unwrap_or_default();
-    let buckets = core.meta.buckets().await.map_err(error::meta)?;
+    let after = request.input.continuation_token.unwrap_or_default();
+    let most = match request.input.max_buckets {
+        None => usize::MAX,
+        Some(most) => usize::try_from(most)
+            .ok()
+            .filter(|most| (1..=MAX_BUCKETS).contains(most))
+            .ok_or_else(|| s3_error!(InvalidArgument, "max-buckets is a number from 1 to {MAX_BUCKETS}"))?,
+    };
+    let mut buckets = core.meta.buckets().await.map_err(error::meta)?;
+    buckets.retain(|bucket| {
+        // Snapshots have a list of their own.
+        bucket.name.starts_with(&prefix)
+            && bucket.name > after
+            && access::may_know(&request.extensions, &bucket.name)
+            && !is_snapshot_bucket(&bucket.name)
+    });
+    let is_truncated = buckets.len() > most;
+    buckets.truncate(most);
+    let next = buckets.last().filter(|_| is_truncated).map(|bucket| bucket.name.clone());
     let lines = buckets
         .into_iter()
-        .filter(|bucket| access::may_know(&request.extensions, &bucket.name))
-        // Snapshots have a list of their own.
-        .filter(|bucket| bucket.name.starts_with(&prefix) && !is_snapshot_bucket(&bucket.name))
         .map(|bucket| BucketLine {
             creation_date: Some(timestamp(bucket.created_ms)),
             name: Some(bucket.name),
@@ -74,6 +90,7 @@ pub(super) async fn list(
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(lines),
         owner: Some(owner(core)),
+        continuation_token: next,
         ..ListBucketsOutput::default()
     }))
 }
@@ -105,16 +122,6 @@ pub(super) async fn location(
     // An empty constraint is how S3 says us-east-1.
     let location = BucketLocationConstraint::from_static("");
     Ok(S3Response::new(GetBucketLocationOutput { location_constraint: Some(location) }))
-}
-
-/// Objects have no versions yet: said in the way that tools ask.
-pub(super) async fn versioning(
-    core: &Arc<Core>,
-    request: S3Request<GetBucketVersioningInput>,
-) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    existing(core, &request.input.bucket).await?;
-    let status: Option<BucketVersioningStatus> = None;
-    Ok(S3Response::new(GetBucketVersioningOutput { status, ..GetBucketVersioningOutput::default() }))
 }
 
 /// The namespace owns everything.

@@ -12,7 +12,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use super::get::ReadError;
 use crate::crypt::CryptError;
 use crate::gateway::plane::NotWritable;
-use crate::meta::{Bucket, BucketError, MetaError, PutError, UploadError};
+use crate::meta::{Bucket, BucketError, DeleteError, MetaError, PutError, UploadError};
 
 /// What a client is told to wait after a refused write.
 const RETRY_AFTER_S: u16 = 2;
@@ -119,9 +119,40 @@ pub(crate) fn put(error: PutError) -> S3Error {
         PutError::PreconditionFailed => {
             s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
         }
+        PutError::SourceGone => {
+            s3_error!(NoSuchKey, "The source of the copy was deleted or overwritten meanwhile")
+        }
         PutError::StripeReleased { .. } => slow_down(error.to_string()),
         PutError::Meta(error) => meta(error),
         PutError::Unplaced { .. } | PutError::Size { .. } => internal(&error),
+    }
+}
+
+/// 404 for a version.
+pub(crate) fn no_such_version(key: &str) -> S3Error {
+    s3_error!(NoSuchVersion, "The specified version of {key} does not exist")
+}
+
+/// A deletion, or a change of what a version carries.
+pub(crate) fn delete(error: DeleteError, key: &str, names_version: bool) -> S3Error {
+    match error {
+        DeleteError::NoSuchBucket => s3_error!(NoSuchBucket, "The bucket was removed meanwhile"),
+        DeleteError::PreconditionFailed => {
+            s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold")
+        }
+        DeleteError::Locked => {
+            s3_error!(AccessDenied, "Access Denied because object protected by object lock.")
+        }
+        DeleteError::LockShrinks => {
+            s3_error!(AccessDenied, "The retention of this version may only be made longer")
+        }
+        DeleteError::NoSuchVersion if names_version => no_such_version(key),
+        DeleteError::NoSuchVersion => no_such_key(key),
+        DeleteError::IsMarker if names_version => {
+            s3_error!(MethodNotAllowed, "The specified method is not allowed against a delete marker")
+        }
+        DeleteError::IsMarker => no_such_key(key),
+        DeleteError::Meta(error) => meta(error),
     }
 }
 
@@ -162,6 +193,9 @@ pub(crate) fn body(error: &(dyn std::error::Error + Send + Sync + 'static)) -> S
             "Your socket connection to the server was not read from or written to within the timeout period."
         );
     }
+    if has("ChunkMemory") {
+        return slow_down("Too many long signed chunks are under way; sign smaller chunks".to_owned());
+    }
     if has("SignatureMismatch") {
         return s3_error!(
             SignatureDoesNotMatch,
@@ -169,12 +203,7 @@ pub(crate) fn body(error: &(dyn std::error::Error + Send + Sync + 'static)) -> S
         );
     }
     if has("Sha256Mismatch") {
-        let mut error = S3Error::with_message(
-            sha256_mismatch(),
-            "The provided 'x-amz-content-sha256' header does not match what was computed.",
-        );
-        error.set_status_code(StatusCode::BAD_REQUEST);
-        return error;
+        return sha256_differs();
     }
     if has("FormatError") || has("TooLarge") || has("TooManyTrailerHeaders") {
         return s3_error!(InvalidRequest, "The aws-chunked framing of the body is not well formed");
@@ -186,6 +215,23 @@ pub(crate) fn body(error: &(dyn std::error::Error + Send + Sync + 'static)) -> S
         IncompleteBody,
         "You did not provide the number of bytes specified by the Content-Length HTTP header"
     )
+}
+
+/// The body is not the one that was signed.
+pub(crate) fn sha256_differs() -> S3Error {
+    let mut error = S3Error::with_message(
+        sha256_mismatch(),
+        "The provided 'x-amz-content-sha256' header does not match what was computed.",
+    );
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
+}
+
+/// An error of S3 that the library has no name for, or another status.
+pub(crate) fn custom(code: &'static str, status: StatusCode, message: impl Into<String>) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), message.into());
+    error.set_status_code(status);
+    error
 }
 
 /// A code of S3 that the library has no name for.

@@ -9,18 +9,20 @@ use s3s::dto::{
     ListPartsInput, ListPartsOutput, MultipartUpload, Part as PartLine, StorageClass, UploadPartInput,
     UploadPartOutput,
 };
-use s3s::{S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::attributes::{self, Checksums, completed_checksum, wanted_checksum, wanted_of};
 use super::buckets::{existing, owner};
 use super::checksum::{Algorithm, Combination, combine};
 use super::conditions::{self, timestamp};
 use super::list::{Encoding, common_prefixes, page_lines};
-use super::objects::cid_header;
-use super::put::{BodyFacts, receive};
-use super::{error, etag};
+use super::objects::cid_headers;
+use super::put::{BodyFacts, Received, receive};
+use super::{asked, error, etag, lock, tagging};
 use crate::gateway::Core;
-use crate::meta::{Attributes, Bucket, Completion, NewPart, Part, Upload, VersionId};
+use crate::meta::{
+    Attributes, Bucket, CompletedUpload, Completion, NewPart, Part, Upload, VersionId, Versioning,
+};
 
 /// S3's limit on part numbers.
 const PART_NUMBER_MAX: i32 = 10_000;
@@ -32,14 +34,17 @@ pub(super) async fn create(
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
     let S3Request { input, headers, .. } = request;
-    if input.sse_customer_algorithm.is_some() || input.object_lock_mode.is_some() || input.tagging.is_some() {
-        return Err(s3_error!(
-            NotImplemented,
-            "Customer-provided keys, object lock and object tagging are not implemented"
-        ));
-    }
     let bucket = existing(core, &input.bucket).await?;
+    asked::check(&bucket, &headers)?;
     let mut kept = attributes::from_request(&headers, input.metadata.as_ref())?;
+    kept.tags = tagging::of_header(input.tagging.as_deref())?;
+    kept.lock = lock::of_new(
+        &bucket,
+        input.object_lock_mode.as_ref().map(|mode| mode.as_str()),
+        input.object_lock_retain_until_date.as_ref(),
+        input.object_lock_legal_hold_status.as_ref(),
+        core.config.clock.now_ms(),
+    )?;
     let (algorithm, combination) =
         checksum_choice(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
     kept.checksums.push(wanted_checksum(algorithm, combination));
@@ -82,7 +87,7 @@ pub(super) async fn upload_part(
     core: &Arc<Core>,
     request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
-    let S3Request { input, headers, trailing_headers, .. } = request;
+    let S3Request { input, headers, trailing_headers, extensions: _held, .. } = request;
     let number = part_number(input.part_number)?;
     let (bucket, upload) = existing_upload(core, &input.bucket, &input.key, &input.upload_id).await?;
     let facts = BodyFacts {
@@ -92,18 +97,7 @@ pub(super) async fn upload_part(
         kept: wanted_of(&upload.attributes.checksums).map(|(algorithm, _)| algorithm),
     };
     let received = receive(core, &bucket, input.body, facts).await?;
-    let tag = etag::of_part(received.stored.blocks.iter().map(|block| block.digest));
-    let new = NewPart {
-        key: input.key,
-        upload: upload.id,
-        number,
-        attributes: Attributes { etag: tag, checksums: received.checksums, ..Attributes::default() },
-        stored: received.stored,
-    };
-    let meta = Arc::clone(&core.meta);
-    let committed = tokio::spawn(async move { meta.put_part(&bucket, new).await });
-    let part = committed.await.map_err(|failed| unfinished(&failed))?.map_err(error::upload)?;
-    core.wake_deliveries();
+    let part = commit_part(core, bucket, (input.key, upload.id, number), received).await?;
     let checksums = Checksums::of(&part.checksums);
     Ok(S3Response::new(UploadPartOutput {
         e_tag: Some(ETag::Strong(part.etag)),
@@ -116,12 +110,73 @@ pub(super) async fn upload_part(
     }))
 }
 
+/// Commits a part in a task of its own.
+pub(super) async fn commit_part(
+    core: &Arc<Core>,
+    bucket: Bucket,
+    (key, upload, number): (String, VersionId, u16),
+    received: Received,
+) -> S3Result<Part> {
+    let tag = etag::of_part(received.stored.blocks.iter().map(|block| block.digest));
+    let attributes = Attributes { etag: tag, checksums: received.checksums, ..Attributes::default() };
+    let new = NewPart { key, upload, number, attributes, stored: received.stored };
+    let meta = Arc::clone(&core.meta);
+    let committed = tokio::spawn(async move { meta.put_part(&bucket, new).await });
+    let part = committed.await.map_err(|failed| unfinished(&failed))?.map_err(error::upload)?;
+    core.wake_deliveries();
+    Ok(part)
+}
+
 pub(super) async fn complete(
     core: &Arc<Core>,
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let input = request.input;
-    let (bucket, upload) = existing_upload(core, &input.bucket, &input.key, &input.upload_id).await?;
+    let bucket = existing(core, &input.bucket).await?;
+    let outcome = complete_once(core, &bucket, &input).await;
+    let done = match outcome {
+        Ok(done) => done,
+        // It may have been completed by an attempt whose answer the client never got.
+        Err(failed) if *failed.code() == S3ErrorCode::NoSuchUpload => {
+            completed_before(core, &bucket, &input).await?.ok_or(failed)?
+        }
+        Err(failed) => return Err(failed),
+    };
+    let checksums = Checksums::of(&done.checksums);
+    let output = CompleteMultipartUploadOutput {
+        location: Some(format!("/{}/{}", input.bucket, input.key)),
+        bucket: Some(input.bucket),
+        key: Some(input.key),
+        e_tag: Some(ETag::Strong(done.etag.clone())),
+        checksum_crc32: checksums.crc32,
+        checksum_crc32c: checksums.crc32c,
+        checksum_crc64nvme: checksums.crc64nvme,
+        checksum_sha1: checksums.sha1,
+        checksum_sha256: checksums.sha256,
+        checksum_type: checksums.kind,
+        version_id: (bucket.features.versioning != Versioning::Off).then(|| done.version.to_string()),
+        ..CompleteMultipartUploadOutput::default()
+    };
+    Ok(S3Response::with_headers(output, cid_headers(&done.root_cid)))
+}
+
+/// What the upload became, if just this completion succeeded before.
+async fn completed_before(
+    core: &Core,
+    bucket: &Bucket,
+    input: &CompleteMultipartUploadInput,
+) -> S3Result<Option<CompletedUpload>> {
+    let parts = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or(&[]);
+    let (named, id) = (named_parts(parts)?, parse_upload_id(&input.upload_id)?);
+    core.meta.completed_upload(bucket, &input.key, id, &named).await.map_err(error::meta)
+}
+
+async fn complete_once(
+    core: &Arc<Core>,
+    bucket: &Bucket,
+    input: &CompleteMultipartUploadInput,
+) -> S3Result<CompletedUpload> {
+    let (bucket, upload) = existing_upload(core, &bucket.name, &input.key, &input.upload_id).await?;
     let condition = conditions::of_put(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let wanted = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or(&[]);
     let named = named_parts(wanted)?;
@@ -134,7 +189,7 @@ pub(super) async fn complete(
         return Err(s3_error!(InvalidRequest, "The parts have {size} bytes, not the announced {expected}"));
     }
     let checksums = object_checksum(&upload, &chosen);
-    check_announced(&input, &checksums)?;
+    check_announced(input, &checksums)?;
     let completion = Completion {
         key: input.key.clone(),
         upload: upload.id,
@@ -144,24 +199,17 @@ pub(super) async fn complete(
         condition,
     };
     let meta = Arc::clone(&core.meta);
-    let completed = tokio::spawn(async move { meta.complete_upload(&bucket, completion).await });
+    let task_bucket = bucket.clone();
+    let completed = tokio::spawn(async move { meta.complete_upload(&task_bucket, completion).await });
     let object = completed.await.map_err(|failed| unfinished(&failed))?.map_err(error::upload)?;
     core.wake_deliveries();
-    let checksums = Checksums::of(&object.attributes.checksums);
-    let output = CompleteMultipartUploadOutput {
-        location: Some(format!("/{}/{}", input.bucket, input.key)),
-        bucket: Some(input.bucket),
-        key: Some(input.key),
-        e_tag: Some(ETag::Strong(object.attributes.etag.clone())),
-        checksum_crc32: checksums.crc32,
-        checksum_crc32c: checksums.crc32c,
-        checksum_crc64nvme: checksums.crc64nvme,
-        checksum_sha1: checksums.sha1,
-        checksum_sha256: checksums.sha256,
-        checksum_type: checksums.kind,
-        ..CompleteMultipartUploadOutput::default()
-    };
-    Ok(S3Response::with_headers(output, cid_header(&object)))
+    lock::retain(core, &bucket, &object).await?;
+    Ok(CompletedUpload {
+        version: object.version_name(),
+        etag: object.attributes.etag,
+        checksums: object.attributes.checksums,
+        root_cid: object.root_cid,
+    })
 }
 
 /// Numbers and ETags as the client lists them; order and presence are for the commit to judge.
@@ -190,22 +238,40 @@ fn chosen_parts(wanted: &[CompletedPart], named: &[(u16, String)], held: &[Part]
         let invalid = || error::upload(crate::meta::UploadError::InvalidPart { number: *number });
         let at = held.binary_search_by_key(number, |part| part.number).map_err(|_| invalid())?;
         let part = &held[at];
-        let kept = Checksums::of(&part.checksums);
-        let differs = |named: &Option<String>, kept: &Option<String>| {
-            named.is_some() && kept.is_some() && named != kept
-        };
-        if part.etag != *tag
-            || differs(&line.checksum_crc32, &kept.crc32)
-            || differs(&line.checksum_crc32c, &kept.crc32c)
-            || differs(&line.checksum_crc64nvme, &kept.crc64nvme)
-            || differs(&line.checksum_sha1, &kept.sha1)
-            || differs(&line.checksum_sha256, &kept.sha256)
-        {
+        if part.etag != *tag {
             return Err(invalid());
         }
+        check_named(line, *number, &Checksums::of(&part.checksums))?;
         chosen.push(part.clone());
     }
     Ok(chosen)
+}
+
+/// Compares the checksums that a client names for a part with those kept of it. One that was not kept cannot be
+/// compared, and is refused rather than taken on trust.
+fn check_named(line: &CompletedPart, number: u16, kept: &Checksums) -> S3Result<()> {
+    for (named, kept, algorithm) in [
+        (&line.checksum_crc32, &kept.crc32, "CRC32"),
+        (&line.checksum_crc32c, &kept.crc32c, "CRC32C"),
+        (&line.checksum_crc64nvme, &kept.crc64nvme, "CRC64NVME"),
+        (&line.checksum_sha1, &kept.sha1, "SHA1"),
+        (&line.checksum_sha256, &kept.sha256, "SHA256"),
+    ] {
+        match (named, kept) {
+            (None, _) => {}
+            (Some(named), Some(kept)) if named == kept => {}
+            (Some(_), Some(_)) => {
+                return Err(error::upload(crate::meta::UploadError::InvalidPart { number }));
+            }
+            (Some(_), None) => {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Part {number} is named with a {algorithm} checksum, and was uploaded without one"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The object's checksum from those of its parts; none when a part lacks it.
@@ -234,6 +300,12 @@ fn check_announced(input: &CompleteMultipartUploadInput, kept: &[(String, String
         (&input.checksum_sha256, &kept.sha256),
     ] {
         // A composite value may be announced with or without its count.
+        if announced.is_some() && computed.is_none() {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The upload was created using another checksum algorithm than the one of the announced checksum"
+            ));
+        }
         let differs = |announced: &String| {
             computed.as_ref().is_some_and(|computed| {
                 computed != announced && computed.split('-').next() != Some(announced.as_str())
@@ -368,7 +440,12 @@ pub(super) async fn list_uploads(
     }))
 }
 
-async fn existing_upload(core: &Core, bucket: &str, key: &str, id: &str) -> S3Result<(Bucket, Upload)> {
+pub(super) async fn existing_upload(
+    core: &Core,
+    bucket: &str,
+    key: &str,
+    id: &str,
+) -> S3Result<(Bucket, Upload)> {
     let bucket = existing(core, bucket).await?;
     let id = parse_upload_id(id)?;
     let upload = core.meta.upload(&bucket, key, id).await.map_err(error::meta)?;
@@ -386,7 +463,7 @@ fn parse_upload_id(text: &str) -> S3Result<VersionId> {
     Ok(VersionId(id))
 }
 
-fn part_number(number: i32) -> S3Result<u16> {
+pub(super) fn part_number(number: i32) -> S3Result<u16> {
     match u16::try_from(number) {
         Ok(part) if (1..=PART_NUMBER_MAX).contains(&number) => Ok(part),
         _ => Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")),
@@ -398,7 +475,7 @@ fn initiator(core: &Core) -> Initiator {
     Initiator { display_name: owner.display_name, id: owner.id }
 }
 
-fn unfinished(failed: &tokio::task::JoinError) -> s3s::S3Error {
+pub(super) fn unfinished(failed: &tokio::task::JoinError) -> s3s::S3Error {
     tracing::error!(error = %failed, "a commit did not finish");
     s3_error!(InternalError, "We encountered an internal error. Please try again.")
 }

@@ -5,17 +5,41 @@
 //! covers them whole; beyond a bound they are refused. Everything behind the last chunk passes as it is.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_util::sync::PollSemaphore;
 
 use crate::gateway::body::{BodyError, TimedBody};
 
 /// Signed chunks longer than this are refused. SDKs send 64 KiB to 1 MiB.
 const SIGNED_CHUNK_MAX: u64 = 16 * 1024 * 1024;
+/// Signed chunks up to this length are held for free: a connection's buffers are as large.
+const FREE_CHUNK_MAX: u64 = 256 * 1024;
+/// Bytes of longer signed chunks held by all connections together.
+const CHUNK_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+/// How long a body waits for it before its client is asked to slow down.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The memory that all long signed chunks share; a body whose chunk finds none is not read on until there is some.
+#[derive(Clone)]
+pub(crate) struct ChunkMemory(Arc<Semaphore>);
+
+impl ChunkMemory {
+    /// All of it.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(CHUNK_MEMORY_BYTES)))
+    }
+}
+
 /// Bytes of a chunk's head line.
 const HEAD_LINE_MAX: usize = 1024;
 
@@ -41,11 +65,42 @@ impl Chunks {
 pub(super) struct Rechunked {
     inner: TimedBody,
     splitter: Splitter,
+    memory: PollSemaphore,
+    /// For the long chunk that is being read.
+    held: Option<OwnedSemaphorePermit>,
+    /// Runs while memory is waited for.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Rechunked {
-    pub(super) fn new(inner: TimedBody, chunks: Chunks) -> Self {
-        Self { inner, splitter: Splitter::new(chunks) }
+    pub(super) fn new(inner: TimedBody, chunks: Chunks, memory: ChunkMemory) -> Self {
+        let memory = PollSemaphore::new(memory.0);
+        Self { inner, splitter: Splitter::new(chunks), memory, held: None, patience: None }
+    }
+
+    /// Waits for the memory of a long chunk that has begun, and gives back that of one that has ended.
+    ///
+    /// Not without end: whoever holds it may wait for upload memory that this body's request holds.
+    fn poll_memory(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let Some(len) = self.splitter.long_chunk() else {
+            self.held = None;
+            return Poll::Ready(Ok(()));
+        };
+        if self.held.is_none() {
+            let permits = u32::try_from(len).unwrap_or(u32::MAX);
+            match self.memory.poll_acquire_many(cx, permits) {
+                Poll::Ready(permit) => {
+                    self.held = permit;
+                    self.patience = None;
+                }
+                Poll::Pending => {
+                    let fresh = || Box::pin(tokio::time::sleep(CHUNK_PATIENCE));
+                    ready!(self.patience.get_or_insert_with(fresh).as_mut().poll(cx));
+                    return Poll::Ready(Err(BodyError::Memory));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -61,6 +116,9 @@ impl Body for Rechunked {
         loop {
             if let Some(bytes) = this.splitter.ready.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if let Err(error) = ready!(this.poll_memory(cx)) {
+                return Poll::Ready(Some(Err(error)));
             }
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => {
@@ -85,8 +143,8 @@ enum At {
     Data(u64),
     /// In the line break behind them, which went out already.
     Break(u8),
-    /// In a signed chunk and its line break, which go out as they are.
-    Whole(u64),
+    /// In a signed chunk and its line break, which go out as they are: bytes left, and bytes in all.
+    Whole(u64, u64),
     /// Behind the last chunk.
     Tail,
 }
@@ -101,6 +159,14 @@ struct Splitter {
 impl Splitter {
     fn new(chunks: Chunks) -> Self {
         Self { chunks, at: At::Head(Vec::new()), ready: VecDeque::new() }
+    }
+
+    /// The length of the signed chunk that is being read, if it is held at a cost.
+    fn long_chunk(&self) -> Option<u64> {
+        match self.at {
+            At::Whole(_, len) if len > FREE_CHUNK_MAX => Some(len),
+            _ => None,
+        }
     }
 
     fn take(&mut self, mut bytes: Bytes) -> Result<(), &'static str> {
@@ -134,7 +200,7 @@ impl Splitter {
                     }
                     self.at = if *seen == 0 { At::Break(1) } else { At::Head(Vec::new()) };
                 }
-                At::Whole(left) => {
+                At::Whole(left, _) => {
                     let piece = split(&mut bytes, left);
                     let done = *left == 0;
                     self.ready.push_back(piece);
@@ -165,7 +231,7 @@ impl Splitter {
             }
             (_, Chunks::Signed) => {
                 self.ready.push_back(Bytes::from(line));
-                At::Whole(size + 2)
+                At::Whole(size + 2, size)
             }
         };
         Ok(())

@@ -30,13 +30,6 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<S3Error> {
     if let Some(refusal) = unsigned_header(request).or_else(|| endless_url(request.uri())) {
         return Some(refusal);
     }
-    if is_form_upload(request) {
-        // Browser forms are buffered whole by the library, and may carry Signature Version 2 inside the body.
-        return Some(S3Error::with_message(
-            S3ErrorCode::NotImplemented,
-            "Uploads by HTML form (POST Object) are not implemented; use PUT",
-        ));
-    }
     None
 }
 
@@ -53,6 +46,11 @@ fn has_v2_query(uri: &Uri) -> bool {
         .split('&')
         .map(|pair| pair.split('=').next().unwrap_or_default())
         .any(|name| matches!(&*decode(name), "Signature" | "AWSAccessKeyId"))
+}
+
+/// `text`, percent-decoded.
+pub(super) fn decoded(text: &str) -> String {
+    decode(text)
 }
 
 /// Percent-decodes a parameter's name; names of interest are ASCII, so anything else may stay as it is.
@@ -132,7 +130,8 @@ fn parameter(uri: &Uri, wanted: &str) -> Option<String> {
     pairs.filter(|(name, _)| decode(name) == wanted).map(|(_, value)| decode(value)).next()
 }
 
-fn is_form_upload<B>(request: &Request<B>) -> bool {
+/// Whether the request is a browser's form, which [`super::post`] reads.
+pub(super) fn is_form<B>(request: &Request<B>) -> bool {
     request.method() == http::Method::POST
         && request.headers().get(CONTENT_TYPE).is_some_and(|value| {
             value.as_bytes().trim_ascii_start().to_ascii_lowercase().starts_with(b"multipart/form-data")
@@ -208,16 +207,5 @@ mod tests {
             let uri = format!("/b/k?X-Amz-SignedHeaders=host&X-Amz-Signature=B&X-Amz-Expires={seconds}");
             assert_eq!(refusal(&request(&uri, None)).is_none(), passes, "{seconds}");
         }
-    }
-
-    #[test]
-    fn form_uploads_are_refused_before_they_are_buffered() {
-        let form = Request::builder()
-            .method("POST")
-            .uri("/bucket")
-            .header(CONTENT_TYPE, "multipart/form-data; boundary=x")
-            .body(())
-            .unwrap();
-        assert_eq!(refusal(&form).unwrap().code(), &S3ErrorCode::NotImplemented);
     }
 }

@@ -12,7 +12,7 @@ use super::buckets::existing;
 use super::conditions::timestamp;
 use super::{error, objects};
 use crate::gateway::Core;
-use crate::meta::PutCondition;
+use crate::meta::{PutCondition, Versioning};
 
 const RENAME: HeaderName = HeaderName::from_static("x-holdfast-rename");
 
@@ -44,6 +44,12 @@ pub(super) async fn rename(
         Some(_) => return Err(s3_error!(NotImplemented, "If-None-Match of a rename takes only the value *")),
     };
     let bucket = existing(core, &input.bucket).await?;
+    if bucket.features.versioning != Versioning::Off {
+        return Err(s3_error!(
+            NotImplemented,
+            "Renaming is not implemented in a bucket that keeps versions; copy and delete"
+        ));
+    }
     let renamed = core.meta.rename_object(&bucket, source_key, &input.key, condition).await;
     let object = renamed.map_err(error::put)?.ok_or_else(|| error::no_such_key(source_key))?;
     core.wake_deliveries();

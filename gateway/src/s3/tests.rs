@@ -27,14 +27,18 @@ use crate::gateway::plane::{NotWritable, Plane, PlaneWriter, Written};
 use crate::keys::{AccessKeys, GatewayKeys};
 use crate::meta::{Meta, RocksConfig, RocksStore};
 
+mod browser;
 mod client;
+mod copies;
 mod links;
 mod objects;
 mod refusals;
+mod rules;
 mod tenants;
 mod tickets;
 mod tokens;
 mod uploads;
+mod versions;
 
 use client::{Answer, Client};
 

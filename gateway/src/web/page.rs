@@ -1,14 +1,17 @@
-//! The status page: server-rendered, no scripts, readable on a phone.
+//! The status page: server-rendered, no scripts, readable on a phone. Anybody sees whether the gateway works and how full
+//! it is; which nodes there are and what they did is for the administrator, as in the API.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use super::api::{NodeRow, Status};
-use super::{admin, meta_failed, nodes, plan, status};
+use super::{admin, meta_failed, nodes, plan, refuse, status};
 use crate::gateway::Core;
 
 mod durability;
@@ -29,22 +32,53 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;
 tr:last-child td{border-bottom:0}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.85em}td.wrap{white-space:normal}
 ";
 
+/// What anybody may see.
 pub(super) async fn show(State(core): State<Arc<Core>>) -> Response {
-    let status = match status::gather(&core).await {
+    page(&core, false).await
+}
+
+/// All of it, for whoever brings the admin token: as a bearer, or as the password that a browser asks for.
+pub(super) async fn show_all(State(core): State<Arc<Core>>, headers: HeaderMap) -> Response {
+    let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if presented.and_then(token_of).is_some_and(|token| core.config.keys.admin_token().matches(&token)) {
+        return page(&core, true).await;
+    }
+    let refusal =
+        refuse(StatusCode::UNAUTHORIZED, "give the token in DIR/admin-token as the password, with any name");
+    ([(header::WWW_AUTHENTICATE, "Basic realm=\"Holdfast\", charset=\"UTF-8\"")], refusal).into_response()
+}
+
+fn token_of(authorization: &str) -> Option<String> {
+    if let Some(token) = authorization.strip_prefix("Bearer ") {
+        return Some(token.trim().to_owned());
+    }
+    let pair = STANDARD.decode(authorization.strip_prefix("Basic ")?.trim()).ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+async fn page(core: &Arc<Core>, is_admin: bool) -> Response {
+    let status = match status::gather(core).await {
         Ok(status) => status,
         Err(error) => return meta_failed(&error),
     };
-    let plan = match plan::gather(&core).await {
-        Ok(plan) => plan,
-        Err(error) => return meta_failed(&error),
-    };
-    let rows = nodes::rows(&core).await;
     let mut html = String::with_capacity(16 * 1024);
     head(&mut html, &status);
     cards(&mut html, &status);
-    node_table(&mut html, &rows);
-    culprit_table(&mut html, &core);
-    durability::section(&mut html, &plan, &status.repair, core.config.clock.now_ms());
+    if is_admin {
+        let plan = match plan::gather(core).await {
+            Ok(plan) => plan,
+            Err(error) => return meta_failed(&error),
+        };
+        node_table(&mut html, &nodes::rows(core).await);
+        culprit_table(&mut html, core);
+        durability::section(&mut html, &plan, &status.repair, core.config.clock.now_ms());
+    } else {
+        html.push_str(
+            "<p class=dim>Nodes, evidence and durability are for the administrator: \
+             <a href=/admin>sign in</a> with any name and the token in <code>DIR/admin-token</code>.</p>",
+        );
+    }
     repair_line(&mut html, &status);
     let _ = write!(
         html,
@@ -197,6 +231,14 @@ mod tests {
     #[test]
     fn what_peers_say_never_becomes_markup() {
         assert_eq!(escaped("<script>\"'&"), "&lt;script&gt;&quot;&#39;&amp;");
+    }
+
+    #[test]
+    fn the_token_comes_as_bearer_or_as_a_password() {
+        assert_eq!(token_of("Bearer abc ").as_deref(), Some("abc"));
+        assert_eq!(token_of(&format!("Basic {}", STANDARD.encode("me:abc"))).as_deref(), Some("abc"));
+        assert_eq!(token_of("Basic !"), None);
+        assert_eq!(token_of("abc"), None);
     }
 
     #[test]

@@ -75,6 +75,11 @@ async fn admin_calls_take_the_token_and_nothing_else() {
         let (status, _) = world.call(Method::GET, path, Some(&world.token()), "").await;
         assert_ne!(status, StatusCode::UNAUTHORIZED, "{path}");
     }
+    let (status, body) = world.call(Method::GET, "/admin", None, "").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+    let (status, body) = world.call(Method::GET, "/admin", Some(&world.token()), "").await;
+    assert!(status == StatusCode::OK && body.contains("<h2>Nodes</h2>"), "{body}");
+    assert!(!world.call(Method::GET, "/", None, "").await.1.contains("<h2>Nodes</h2>"));
     for path in ["/", "/api/v1/status", "/api/v1/openapi.json"] {
         assert_eq!(world.call(Method::GET, path, None, "").await.0, StatusCode::OK, "{path}");
     }
@@ -108,6 +113,7 @@ async fn a_challenge_without_objects_names_nothing_and_still_gives_rights() {
         name: "b".repeat(3),
         public: false,
         policy: holdfast_protocol::record::PolicyName::Local,
+        features: crate::meta::Features::default(),
     };
     world.core.meta.create_bucket(bucket).await.unwrap();
     let holder = world.core.config.keys.node_id().to_string();

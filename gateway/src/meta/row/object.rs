@@ -2,8 +2,9 @@
 
 use super::{
     Attributes, CODEC_RAW, Cid, Digest, Encryption, Entry, INLINE_BLOCKS_MAX, Layout, MANIFEST_PAGE_ENTRIES,
-    MetaError, Page, PartLayout, Reader, Run, Upload, V1, VersionId, WrappedKey, Writer, attributes,
-    encryption, encryption_code, entries, put_attributes, put_entries, version,
+    MetaError, Page, PartLayout, Reader, Run, Upload, V1, V2, VersionId, WrappedKey, Writer, attributes,
+    encryption, encryption_code, entries, extras, form, has_extras, put_attributes, put_entries, put_extras,
+    version,
 };
 use serde_bytes::ByteBuf;
 
@@ -11,6 +12,8 @@ use serde_bytes::ByteBuf;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::meta) struct ObjectRow {
     pub(in crate::meta) version: VersionId,
+    /// Whether it was written while its bucket kept no versions; S3 calls such a version `null`.
+    pub(in crate::meta) is_null: bool,
     pub(in crate::meta) size: u64,
     pub(in crate::meta) block_count: u64,
     pub(in crate::meta) modified_ms: u64,
@@ -37,7 +40,12 @@ const PARTS: u8 = 2;
 impl ObjectRow {
     pub(in crate::meta) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(320));
-        out.u8(V1).fixed(&self.version.0).int(self.size).int(self.block_count).int(self.modified_ms);
+        let is_plain = self.is_null && !has_extras(&self.attributes);
+        out.u8(if is_plain { V1 } else { V2 })
+            .fixed(&self.version.0)
+            .int(self.size)
+            .int(self.block_count)
+            .int(self.modified_ms);
         out.int(u64::from(self.part_count)).u8(encryption_code(self.encryption));
         put_cid(&mut out, &self.root_cid);
         put_attributes(&mut out, &self.attributes);
@@ -50,14 +58,19 @@ impl ObjectRow {
             }
             Layout::Parts => out.u8(PARTS),
         };
+        if !is_plain {
+            out.u8(u8::from(self.is_null));
+            put_extras(&mut out, &self.attributes);
+        }
         out.0
     }
 
     pub(in crate::meta) fn decode(bytes: &[u8]) -> Result<Self, MetaError> {
         let mut row = Reader::new("object", bytes);
-        version(&mut row)?;
-        let object = Self {
+        let form = form(&mut row)?;
+        let mut object = Self {
             version: VersionId(row.array()?),
+            is_null: true,
             size: row.int()?,
             block_count: row.int()?,
             modified_ms: row.int()?,
@@ -72,6 +85,10 @@ impl ObjectRow {
                 _ => return Err(row.corrupt()),
             },
         };
+        if form == V2 {
+            object.is_null = row.u8()? != 0;
+            extras(&mut row, &mut object.attributes)?;
+        }
         row.end()?;
         Ok(object)
     }
@@ -200,16 +217,23 @@ fn page_entries(row: &mut Reader<'_>) -> Result<Vec<Entry>, MetaError> {
 
 pub(in crate::meta) fn encode_upload(upload: &Upload) -> Vec<u8> {
     let mut out = Writer::default();
-    out.u8(V1).int(upload.created_ms);
+    let is_plain = !has_extras(&upload.attributes);
+    out.u8(if is_plain { V1 } else { V2 }).int(upload.created_ms);
     put_attributes(&mut out, &upload.attributes);
+    if !is_plain {
+        put_extras(&mut out, &upload.attributes);
+    }
     out.0
 }
 
 pub(in crate::meta) fn decode_upload(key: &str, id: VersionId, bytes: &[u8]) -> Result<Upload, MetaError> {
     let mut row = Reader::new("upload", bytes);
-    version(&mut row)?;
-    let upload =
+    let form = form(&mut row)?;
+    let mut upload =
         Upload { key: key.to_owned(), id, created_ms: row.int()?, attributes: attributes(&mut row)? };
+    if form == V2 {
+        extras(&mut row, &mut upload.attributes)?;
+    }
     row.end()?;
     Ok(upload)
 }

@@ -27,7 +27,7 @@ pub(super) fn keys(root: u8) -> NamespaceKeys {
 }
 
 pub(super) fn new_bucket(name: &str, public: bool) -> NewBucket {
-    NewBucket { name: name.to_owned(), public, policy: PolicyName::Local }
+    NewBucket { name: name.to_owned(), public, policy: PolicyName::Local, features: Features::default() }
 }
 
 /// A block that is told apart from others by `seed`.

@@ -44,6 +44,8 @@ async fn a_small_object_takes_a_kilobyte() {
             let key = format!("train/class-{group:04}/image-{slot:08}.jpeg");
             let mut put = object(&key, stored_in(vec![block], vec![shared.clone()], true));
             put.attributes = Attributes {
+                tags: Vec::new(),
+                lock: Lock::default(),
                 etag: "d41d8cd98f00b204e9800998ecf8427e-1".to_owned(),
                 headers: vec![("content-type".to_owned(), "image/jpeg".to_owned())],
                 user: vec![("mtime".to_owned(), "1763900000.123456789".to_owned())],

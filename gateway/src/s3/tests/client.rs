@@ -80,7 +80,7 @@ impl Client {
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str("content-length: 0\r\n\r\n");
+        head.push_str(if has_body(method) { "content-length: 0\r\n\r\n" } else { "\r\n" });
         self.exchange(head.as_bytes()).await
     }
 
@@ -135,7 +135,10 @@ impl Client {
             "authorization: AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}\r\n",
             self.access_key
         ));
-        head.push_str(&format!("content-length: {content_length}\r\n\r\n"));
+        if has_body(method) || content_length > 0 {
+            head.push_str(&format!("content-length: {content_length}\r\n"));
+        }
+        head.push_str("\r\n");
         head
     }
 
@@ -171,6 +174,11 @@ impl Client {
         let text = String::from_utf8(text).unwrap().replace(['-', ':'], "");
         format!("{}Z", &text[..15])
     }
+}
+
+/// Clients announce no length where there is nothing to send.
+fn has_body(method: &str) -> bool {
+    matches!(method, "PUT" | "POST")
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -1,0 +1,131 @@
+"""Data tools over S3: s3fs, pyarrow, obstore; bytes compared, and each with its negative twin.
+
+    data_clients.py DIRECTORY    (for scratch files)
+"""
+
+import os
+import urllib.parse
+
+import obstore
+import pyarrow
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet
+import s3fs
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import S3Store
+
+endpoint = os.environ["HOLDFAST_S3"]
+host = urllib.parse.urlsplit(endpoint).netloc
+
+
+def credentials():
+    import configparser
+
+    parser = configparser.ConfigParser()
+    parser.read(os.environ["AWS_SHARED_CREDENTIALS_FILE"])
+    profile = parser["holdfast"]
+    return profile["aws_access_key_id"], profile["aws_secret_access_key"]
+
+
+KEY, SECRET = credentials()
+for name in ["AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"]:
+    os.environ.pop(name, None)
+
+
+def body_of(seed, length):
+    import hashlib
+
+    out = bytearray()
+    counter = 0
+    while len(out) < length:
+        out += hashlib.sha256(f"{seed} {counter}".encode()).digest()
+        counter += 1
+    return bytes(out[:length])
+
+
+def fails(kinds, call, *args, **more):
+    try:
+        call(*args, **more)
+    except kinds:
+        return
+    raise AssertionError(f"{call} succeeded")
+
+
+def over_s3fs():
+    fs = s3fs.S3FileSystem(key=KEY, secret=SECRET, client_kwargs={"endpoint_url": endpoint, "region_name": "us-east-1"})
+    fs.mkdir("frames")
+    body = body_of("s3fs", 12 * 1024 * 1024 + 5)
+    with fs.open("frames/dir/large.bin", "wb", block_size=5 * 1024 * 1024) as file:
+        file.write(body)
+    with fs.open("frames/dir/large.bin", "rb") as file:
+        assert file.read() == body
+        file.seek(5_000_000)
+        assert file.read(1000) == body[5_000_000:5_001_000]
+    fs.pipe({"frames/dir/a": b"a", "frames/dir/sub/b": b"b"})
+    assert sorted(fs.find("frames/dir")) == ["frames/dir/a", "frames/dir/large.bin", "frames/dir/sub/b"]
+    assert sorted(fs.ls("frames/dir", detail=False)) == ["frames/dir/a", "frames/dir/large.bin", "frames/dir/sub"]
+    assert fs.info("frames/dir/large.bin")["size"] == len(body)
+    fs.mv("frames/dir/a", "frames/dir/moved")
+    assert not fs.exists("frames/dir/a") and fs.cat("frames/dir/moved") == b"a"
+    fails(FileNotFoundError, fs.cat, "frames/nothing")
+    wrong = s3fs.S3FileSystem(key=KEY, secret="wrong", client_kwargs={"endpoint_url": endpoint}, use_listings_cache=False)
+    fails(PermissionError, wrong.cat, "frames/dir/moved")
+    fs.rm("frames", recursive=True)
+    assert not fs.exists("frames")
+
+
+def over_pyarrow():
+    fs = pyarrow.fs.S3FileSystem(
+        access_key=KEY, secret_key=SECRET, endpoint_override=host, scheme="http", region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    fs.create_dir("arrow")
+    table = pyarrow.table({"id": list(range(200_000)), "text": [f"row {index}" for index in range(200_000)]})
+    pyarrow.parquet.write_table(table, "arrow/one.parquet", filesystem=fs, row_group_size=20_000)
+    assert pyarrow.parquet.read_table("arrow/one.parquet", filesystem=fs).equals(table)
+    some = pyarrow.parquet.read_table("arrow/one.parquet", filesystem=fs, filters=[("id", ">=", 199_990)], columns=["id"])
+    assert some["id"].to_pylist() == list(range(199_990, 200_000))
+    pyarrow.dataset.write_dataset(
+        table, "arrow/set", filesystem=fs, format="parquet", max_rows_per_file=50_000, max_rows_per_group=50_000
+    )
+    dataset = pyarrow.dataset.dataset("arrow/set", filesystem=fs, format="parquet")
+    assert len(dataset.files) == 4 and dataset.count_rows() == 200_000
+    assert dataset.to_table().sort_by("id").equals(table)
+    fails(FileNotFoundError, fs.open_input_file, "arrow/nothing")
+    wrong = pyarrow.fs.S3FileSystem(
+        access_key=KEY, secret_key="wrong", endpoint_override=host, scheme="http", region="us-east-1"
+    )
+    fails(OSError, wrong.get_file_info, "arrow/one.parquet")
+
+
+def over_obstore():
+    def store(bucket, secret):
+        return S3Store(
+            bucket, endpoint=endpoint, access_key_id=KEY, secret_access_key=secret, region="us-east-1",
+            virtual_hosted_style_request=False, client_options={"allow_http": True}, retry_config={"max_retries": 0},
+        )
+
+    s3 = store("arrow", SECRET)
+    body = body_of("obstore", 11 * 1024 * 1024 + 3)
+    obstore.put(s3, "obstore/large", body, chunk_size=5 * 1024 * 1024, use_multipart=True)
+    assert bytes(obstore.get(s3, "obstore/large").bytes()) == body
+    ranges = obstore.get_ranges(s3, "obstore/large", starts=[0, 1_000_000, len(body) - 5], lengths=[10, 70_000, 5])
+    assert [bytes(piece) for piece in ranges] == [body[:10], body[1_000_000:1_070_000], body[-5:]]
+    obstore.put(s3, "obstore/once", b"first", mode="create")
+    fails(AlreadyExistsError, obstore.put, s3, "obstore/once", b"second", mode="create")
+    tag = obstore.head(s3, "obstore/once")["e_tag"]
+    obstore.put(s3, "obstore/once", b"second", mode={"e_tag": tag})
+    fails(Exception, obstore.put, s3, "obstore/once", b"third", mode={"e_tag": tag})
+    assert bytes(obstore.get(s3, "obstore/once").bytes()) == b"second"
+    obstore.copy(s3, "obstore/large", "obstore/copy")
+    names = sorted(item["path"] for page in obstore.list(s3, "obstore") for item in page)
+    assert names == ["obstore/copy", "obstore/large", "obstore/once"], names
+    obstore.delete(s3, ["obstore/copy", "obstore/once"])
+    fails(FileNotFoundError, obstore.get, s3, "obstore/copy")
+    fails(Exception, lambda: obstore.get(store("arrow", "wrong"), "obstore/large"))
+
+
+for part in [over_s3fs, over_pyarrow, over_obstore]:
+    part()
+    print("held:", part.__name__)
