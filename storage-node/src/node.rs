@@ -77,6 +77,8 @@ const RECLAIM_FIRST: Duration = Duration::from_secs(30);
 /// How often namespaces hear what we want of them while the node leaves or shrinks, and otherwise.
 const WISHES_EVERY: Duration = Duration::from_secs(3);
 const WISHES_IDLE: Duration = Duration::from_secs(20);
+/// How often the disks are asked how they do.
+const DISKS_WATCHED_EVERY: Duration = Duration::from_secs(10);
 
 /// A running storage node.
 pub struct Node {
@@ -279,21 +281,22 @@ impl Node {
         Ok(())
     }
 
-    /// Bytes offered now.
+    /// Bytes offered now, over all disks.
     pub fn offered_bytes(&self) -> u64 {
-        let kept = self.kept.lock().capacity_bytes;
-        kept.unwrap_or(u64::MAX).min(self.config.capacity_bytes)
+        self.shrinking_to().unwrap_or_else(|| self.store.accounts().capacity_bytes)
     }
 
-    /// The capacity to which the node shrinks, if it does.
+    /// The capacity over all disks to which the node shrinks, if its first disk was told to offer less.
     pub(crate) fn shrinking_to(&self) -> Option<u64> {
-        self.kept.lock().capacity_bytes.map(|bytes| bytes.min(self.config.capacity_bytes))
+        let first = self.kept.lock().capacity_bytes?.min(self.config.capacity_bytes);
+        let others = self.store.accounts().capacity_bytes - self.store.store(0)?.accounts().capacity_bytes;
+        Some(first.saturating_add(others))
     }
 
     /// Where every byte of the offered capacity is. While more is occupied than is offered, that much is the capacity.
     pub fn accounts(&self) -> Accounts {
         let real = self.store.accounts();
-        let offered = self.offered_bytes();
+        let offered = self.shrinking_to().unwrap_or(u64::MAX);
         if offered >= real.capacity_bytes {
             return real;
         }
@@ -398,6 +401,7 @@ impl Node {
         self.start_disk_upkeep();
         self.clone().start_wishes();
         self.clone().start_sampling();
+        self.clone().start_disk_watch();
         let node = self.clone();
         self.tasks.spawn(async move {
             let mut pause = RECLAIM_FIRST;
@@ -427,6 +431,23 @@ impl Node {
                 }
                 self.tell_wishes().await;
                 if self.leave_when_emptied().await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// What the disks' own alarms say, for the page and the alerts. Looking at a disk may wait for it.
+    fn start_disk_watch(self: Arc<Self>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                let node = self.clone();
+                let looked = tokio::task::spawn_blocking(move || {
+                    let alarms = node.store.health().into_iter().flat_map(|disk| disk.alarms);
+                    node.watch.set_disk(alarms.map(|alarm| watch::of_alarm(&alarm)).collect());
+                });
+                if looked.await.is_err() || !self.pause(DISKS_WATCHED_EVERY).await {
                     return;
                 }
             }

@@ -1,5 +1,6 @@
 //! The calls of a store, over all disks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -166,7 +166,7 @@ impl Node {
         let now_ms = self.now_ms();
         watch::problems(&Facts {
             disk_failure: self.store.failure(),
-            disk_findings: Vec::new(),
+            disk_findings: self.watch.disk(),
             capacity_bytes: accounts.capacity_bytes,
             free_bytes: accounts.free_bytes,
             disk_free_bytes: disk_free_bytes(&self.config.dir),

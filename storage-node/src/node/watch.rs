@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
+use crate::store::Alarm;
 
 /// One sample every this long.
 pub(crate) const SAMPLE_EVERY_MS: u64 = 10 * 60 * 1000;
@@ -104,6 +105,7 @@ struct Inner {
     served_bytes: u64,
     taken_bytes: u64,
     reach: Reach,
+    disk: Vec<Problem>,
 }
 
 impl Watch {
@@ -169,6 +171,16 @@ impl Watch {
         self.inner.lock().reach = reach;
     }
 
+    /// Keeps what the disks' alarms say now.
+    pub(crate) fn set_disk(&self, findings: Vec<Problem>) {
+        self.inner.lock().disk = findings;
+    }
+
+    /// What the disks' alarms said last.
+    pub(crate) fn disk(&self) -> Vec<Problem> {
+        self.inner.lock().disk.clone()
+    }
+
     /// How peers get here.
     pub fn reach(&self) -> Reach {
         self.inner.lock().reach.clone()
@@ -228,13 +240,22 @@ impl Problem {
     }
 }
 
+/// A disk's alarm as a problem.
+pub(crate) fn of_alarm(alarm: &Alarm) -> Problem {
+    let severity = match alarm {
+        Alarm::Full { .. } | Alarm::Overcommitted { .. } | Alarm::Losses { .. } => Severity::Warning,
+        _ => Severity::Alarm,
+    };
+    Problem::new(&format!("disk_{}", alarm.name()), severity, alarm.to_string(), alarm.advice())
+}
+
 /// The facts that problems are derived from.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Why the disk takes no writes, if it does not.
     pub disk_failure: Option<String>,
-    /// Damaged or lost blocks, further findings of the store about its disks, in words.
-    pub disk_findings: Vec<String>,
+    /// What the disks' own alarms say.
+    pub disk_findings: Vec<Problem>,
     /// Bytes offered.
     pub capacity_bytes: u64,
     /// Bytes free.
@@ -284,14 +305,7 @@ fn of_disk(facts: &Facts, found: &mut Vec<Problem>) {
              restart the node once the cause is gone.",
         ));
     }
-    for finding in &facts.disk_findings {
-        found.push(Problem::new(
-            "disk_finding",
-            Severity::Alarm,
-            finding.clone(),
-            "Look at the disk (dmesg, smartctl) and at `holdfast node doctor`.",
-        ));
-    }
+    found.extend(facts.disk_findings.iter().cloned());
 }
 
 fn of_network(facts: &Facts, found: &mut Vec<Problem>) {
