@@ -189,8 +189,10 @@ async fn claims_live_on_under_the_agreement_that_follows() {
 async fn what_an_ended_agreement_keeps_counts_under_its_successor() {
     let world = World::new().await;
     let peer = world.delegate(&world.gateway, Rights::GATEWAY).await;
-    let first = world.agree(&peer, 2 * MIB as u64).await.unwrap();
-    let second = successor(&world, &peer, 2 * MIB as u64).await;
+    // Two blocks of 1 MiB, each with its header page.
+    let room = 2 * (MIB as u64 + 4096);
+    let first = world.agree(&peer, room).await.unwrap();
+    let second = successor(&world, &peer, room).await;
     world.keep(&peer, first, &bytes(MIB, 1), 1).await;
     world.clock.advance(91 * DAY_MS);
     let peer = world.delegate(&world.gateway, Rights::GATEWAY).await;
