@@ -3,7 +3,7 @@ SHELL := /bin/bash
 ENV := . scripts/env.sh &&
 DATA ?= data
 
-.PHONY: run test demo bench build checked setup setup-tests fmt lint unit e2e soak
+.PHONY: run test demo bench build checked deb setup setup-tests fmt lint unit e2e soak
 
 # The main job: six nodes, a gateway, an S3 address to use.
 run: build
@@ -22,6 +22,10 @@ bench: build
 
 build: setup
 	@$(ENV) cargo build --locked --release -p holdfast
+
+# A Debian package with the node's systemd unit, under target/debian of the build cache.
+deb: build
+	@$(ENV) packaging/build-deb.sh "$$CARGO_TARGET_DIR/release/holdfast" "$$CARGO_TARGET_DIR/debian"
 
 checked: setup
 	@$(ENV) cargo build --locked --profile checked -p holdfast

@@ -79,6 +79,14 @@ if [ "${1:-}" = "--tests" ]; then
     $sudo sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
     $sudo apt-get install -y -qq --no-install-recommends postgresql >/dev/null
   fi
+  # Network namespaces with a masquerading router between the hosts, for the test of nodes behind one.
+  if ! command -v nft >/dev/null || ! command -v ip >/dev/null || ! command -v sysctl >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    echo "setup: installing iproute2, nftables and procps"
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends iproute2 nftables procps >/dev/null
+  fi
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
   venv="$cache/venv-2"
   if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3, awscrt' 2>/dev/null; then

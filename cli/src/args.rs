@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use holdfast_protocol::record::PolicyName;
 
+pub(crate) use crate::node_args::*;
 use crate::periods::Period;
 use crate::sizes::ByteSize;
 
@@ -24,7 +25,7 @@ pub(crate) use key::{
   holdfast up                          a whole network on this machine, data under ./data
   holdfast put ./dataset s3bucket/train --data ./data
   holdfast get s3bucket/train ./copy --data ./data
-  holdfast node run --dir /mnt/disk1 --capacity 500GB --join http://gateway:8080 --token-file token")]
+  holdfast node run --dir /mnt/disk1 --capacity 500GB --invite holdfast-invite-u…")]
 pub(crate) struct Cli {
     /// A TOML file with options; see `holdfast config show`
     #[arg(long, global = true, env = "HOLDFAST_CONFIG", value_name = "FILE")]
@@ -156,119 +157,6 @@ pub(crate) struct TlsArgs {
     pub(crate) tls_key: Option<PathBuf>,
 }
 
-/// What a disk owner does.
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// Create a node's key and store
-    Init(NodeInitArgs),
-    /// Serve
-    Run(NodeRunArgs),
-    /// Show a running node's counters
-    Status(NodeStatusArgs),
-    /// Make a stopped node's index anew from its extents
-    RebuildIndex(NodeDisksArgs),
-    /// Read and hash every block of a stopped node now
-    Scrub(NodeDisksArgs),
-}
-
-/// Options of `node init`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  holdfast node init --dir /mnt/disk1/holdfast --capacity 500GB")]
-pub(crate) struct NodeInitArgs {
-    /// The node's directory, on the disk that is rented out
-    #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// What is offered: 500GB, 2TB, 1.5TiB
-    #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
-    pub(crate) capacity: ByteSize,
-    /// Public key of the operator [default: the node's own]
-    #[arg(long, env = "HOLDFAST_OPERATOR", value_name = "KEY")]
-    pub(crate) operator: Option<String>,
-}
-
-/// Options of `node run`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:
-  holdfast node run --dir /mnt/disk1/holdfast --capacity 500GB --listen 0.0.0.0:7400 \\
-      --join http://gateway.example:8080 --token-file ./admin-token")]
-pub(crate) struct NodeRunArgs {
-    /// The node's directory
-    #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// What is offered; creates the node if its directory is empty
-    #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
-    pub(crate) capacity: Option<ByteSize>,
-    /// Where peers connect by QUIC
-    #[arg(long, env = "HOLDFAST_NODE_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDR")]
-    pub(crate) listen: SocketAddr,
-    /// Addresses told to others [default: the listening address]
-    #[arg(long, env = "HOLDFAST_NODE_ADVERTISE", value_name = "ADDR", value_delimiter = ',')]
-    pub(crate) advertise: Vec<SocketAddr>,
-    /// Namespaces that may store here [default: any]
-    #[arg(long, env = "HOLDFAST_NODE_ADMIT", value_name = "KEY", value_delimiter = ',')]
-    pub(crate) admit: Vec<String>,
-    /// The web address of a gateway to introduce ourselves to
-    #[arg(long, env = "HOLDFAST_JOIN", value_name = "URL")]
-    pub(crate) join: Option<String>,
-    /// File with that gateway's admin token
-    #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE", requires = "join")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// A further disk and what is offered on it; named once, it is remembered. Repeat for more
-    #[arg(long = "disk", env = "HOLDFAST_NODE_DISKS", value_name = "DIR=SIZE", value_delimiter = ',')]
-    pub(crate) disks: Vec<DiskArg>,
-    /// In which time every block is read and hashed once, in the gaps that readers leave
-    #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "30d", value_name = "PERIOD")]
-    pub(crate) scrub_period: Period,
-    /// How long released blocks can be restored, in seconds
-    #[arg(long, env = "HOLDFAST_TRASH_PERIOD_S", default_value_t = 7 * 24 * 3600, value_name = "SECONDS")]
-    pub(crate) trash_period_s: u64,
-    /// Stop when standard input ends (for programs that start us)
-    #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
-    pub(crate) stop_on_stdin_eof: bool,
-    /// Be dishonest towards readers, to test them: flip-bit, truncate, stall, other-block, garbage
-    #[arg(long, env = "HOLDFAST_TEST_MISBEHAVE", hide = true)]
-    pub(crate) misbehave: Option<String>,
-}
-
-/// Options of `node rebuild-index` and `node scrub`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
-  holdfast node rebuild-index --dir /mnt/disk1/holdfast
-  holdfast node scrub --dir /mnt/disk1/holdfast --json")]
-pub(crate) struct NodeDisksArgs {
-    /// The node's directory; its further disks are known to it
-    #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-}
-
-/// A further disk: `DIR=SIZE`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DiskArg {
-    /// The store's directory on it.
-    pub(crate) dir: PathBuf,
-    /// What is offered there.
-    pub(crate) capacity: ByteSize,
-}
-
-impl std::str::FromStr for DiskArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no disk; write DIR=SIZE, for example /mnt/disk2/holdfast=2TB");
-        let (dir, size) = text.rsplit_once('=').filter(|(dir, _)| !dir.is_empty()).ok_or_else(wrong)?;
-        Ok(Self { dir: dir.into(), capacity: size.parse()? })
-    }
-}
-
-/// Options of `node status`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  holdfast node status --dir /mnt/disk1/holdfast --json")]
-pub(crate) struct NodeStatusArgs {
-    /// The node's directory
-    #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-}
-
 /// What a gateway's operator does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum GatewayCommand {
@@ -276,6 +164,8 @@ pub(crate) enum GatewayCommand {
     Init(GatewayInitArgs),
     /// Serve S3
     Run(Box<GatewayRunArgs>),
+    /// Make an invite: whoever has it may bring in nodes, and nothing else
+    Invite(InviteArgs),
 }
 
 /// Options of `gateway init`.
@@ -312,7 +202,7 @@ pub(crate) struct MetaArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:
   holdfast gateway run --data ./gateway --s3-listen 0.0.0.0:9000
-  (nodes then join with `holdfast node run --join http://HOST:8080 --token-file ./gateway/admin-token`)")]
+  (nodes then join with `holdfast node run --invite INVITE`; `holdfast gateway invite` makes one)")]
 pub(crate) struct GatewayRunArgs {
     /// Where keys and metadata are kept
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
@@ -341,9 +231,12 @@ pub(crate) struct GatewayRunArgs {
     /// Keep verified blocks on the local disk, up to this size, in DIR/cache [default: in memory only]
     #[arg(long, env = "HOLDFAST_GATEWAY_CACHE", value_name = "SIZE")]
     pub(crate) cache_size: Option<ByteSize>,
-    /// Where nodes may dial us by QUIC
+    /// Where nodes may dial us by QUIC, as those do that nobody can dial
     #[arg(long, env = "HOLDFAST_QUIC_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) quic_listen: SocketAddr,
+    /// The same as nodes elsewhere see it [default: the host at which they reach the web side]
+    #[arg(long, env = "HOLDFAST_QUIC_ADVERTISE", value_name = "ADDR", value_delimiter = ',')]
+    pub(crate) quic_advertise: Vec<SocketAddr>,
     /// Stop when standard input ends (for programs that start us)
     #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
     pub(crate) stop_on_stdin_eof: bool,

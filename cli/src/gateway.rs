@@ -34,7 +34,10 @@ pub(crate) fn keys(data: &Path, label: &str) -> Result<GatewayKeys> {
 
 /// Binds the gateway's QUIC endpoint.
 pub(crate) fn quic(listen: SocketAddr, keys: &GatewayKeys) -> Result<Arc<dyn Transport>> {
-    let quic = QuicTransport::bind(QuicConfig::new(listen, Arc::clone(keys.transport())))
+    let mut config = QuicConfig::new(listen, Arc::clone(keys.transport()));
+    // Whoever dials us is a stranger until it turns out to be a node of ours.
+    config.narrow_accepted = true;
+    let quic = QuicTransport::bind(config)
         .with_context(|| format!("cannot listen for QUIC on {listen}; choose another with --quic-listen"))?;
     Ok(quic)
 }
@@ -180,6 +183,7 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
             args.data.display()
         ));
     }
+    config.quic_advertise = args.quic_advertise.clone();
     let opened = open(config, Vec::new()).await?;
     output.value(&serde_json::json!({ "event": "open", "network": opened.network }));
     output.say(format!(
@@ -193,9 +197,8 @@ pub(crate) async fn run(args: GatewayRunArgs, output: Output) -> Result<ExitCode
         output.say(line);
     }
     output.say(format!(
-        "  waiting for nodes; each joins with\n    holdfast node run --dir DIR --capacity 500GB --join {} --token-file {}",
-        opened.network.web,
-        args.data.join("admin-token").display()
+        "  waiting for nodes; whoever shall bring one in gets an invite from\n    holdfast gateway invite --data {}",
+        args.data.display()
     ));
     opened
         .run(stop, |opened| {

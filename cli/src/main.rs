@@ -15,6 +15,7 @@ mod key;
 mod mount;
 mod network;
 mod node;
+mod node_args;
 mod node_disks;
 mod objects;
 mod output;
@@ -104,13 +105,10 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
     let outcome = runtime.block_on(async move {
         match cli.command {
             Command::Up(args) => up::run(args, output).await,
-            Command::Node(NodeCommand::Init(args)) => node::init(&args, output).await,
-            Command::Node(NodeCommand::Run(args)) => node::run(args, output).await,
-            Command::Node(NodeCommand::Status(args)) => node::status(&args, output).await,
-            Command::Node(NodeCommand::RebuildIndex(args)) => node_disks::rebuild_index(args, output).await,
-            Command::Node(NodeCommand::Scrub(args)) => node_disks::scrub(args, output).await,
+            Command::Node(command) => node::dispatch(command, output).await,
             Command::Gateway(GatewayCommand::Init(args)) => gateway::init(&args, output),
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(*args, output).await,
+            Command::Gateway(GatewayCommand::Invite(args)) => node::invite(&args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Report(args)) => auditor::report(&args, output),
             Command::Repair(RepairCommand::Run(args)) => repair::run(&args, output).await,

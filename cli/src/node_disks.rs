@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_protocol::message::NodeStatus;
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_storage_node::disks::{DiskConfig, Disks, RebuildProgress, Rebuilt, rebuild_indexes};
 use holdfast_storage_node::store::{Replayed, Store, StoreConfig, StoreHealth};
@@ -75,7 +74,7 @@ fn readable(disks: &[StoreHealth]) -> Vec<Value> {
 }
 
 /// The counters of a running node with `disks`, as it last reported them, beside.
-pub(crate) fn with_health(status: &NodeStatus, dir: &Path) -> Value {
+pub(crate) fn with_health(status: &impl serde::Serialize, dir: &Path) -> Value {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let (Some(fields), Some(report)) = (value.as_object_mut(), last_report(dir)) {
         fields.insert("disks".to_owned(), report["disks"].clone());

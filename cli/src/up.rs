@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use holdfast_gateway::{GatewayConfig, SeedNode};
+use holdfast_protocol::NamespaceId;
 use holdfast_protocol::record::Policy;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::first_of::FirstOf;
@@ -48,6 +49,7 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
         );
     }
     let keys = gateway::keys(&args.data, "up")?;
+    let namespace = keys.namespace_id();
     let dirs = node_dirs(&args)?;
     let capacity = capacity(&args, &dirs)?;
     let quic = gateway::quic(SocketAddr::from(([127, 0, 0, 1], 0)), &keys)?;
@@ -55,9 +57,9 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     // The nodes outlive the gateway's drain, so that requests in flight find them.
     let stop_nodes = CancellationToken::new();
     let mut nodes = if args.separate_nodes {
-        LocalNodes::start_processes(&args, &dirs, capacity).await?
+        LocalNodes::start_processes(&args, &dirs, capacity, namespace).await?
     } else {
-        LocalNodes::start_inside(&args, &dirs, capacity, &memory, &stop_nodes).await?
+        LocalNodes::start_inside(&args, &dirs, capacity, &memory, namespace, &stop_nodes).await?
     };
     let transport: Arc<dyn Transport> =
         if args.separate_nodes { Arc::clone(&quic) } else { FirstOf::new(memory.clone(), Arc::clone(&quic)) };
@@ -165,12 +167,14 @@ impl LocalNodes {
         dirs: &[PathBuf],
         capacity: Option<u64>,
         memory: &MemoryNetwork,
+        namespace: NamespaceId,
         stop: &CancellationToken,
     ) -> Result<Self> {
         let mut nodes = Self { entries: Vec::new(), inside: Vec::new(), children: Vec::new() };
         for (index, dir) in dirs.iter().enumerate() {
             let file = NodeFile::find_or_make(dir, capacity.filter(|_| is_new(dir, args)), None)?;
             let node = node::open(dir, &file, None, Vec::new()).await?;
+            node.admit(namespace);
             let quic = node::listen(&node, node_address(args, index)?)?;
             let address = quic.local_addr().context("the QUIC socket has no address")?;
             node.advertise(vec![address]);
@@ -183,12 +187,17 @@ impl LocalNodes {
         Ok(nodes)
     }
 
-    async fn start_processes(args: &UpArgs, dirs: &[PathBuf], capacity: Option<u64>) -> Result<Self> {
+    async fn start_processes(
+        args: &UpArgs,
+        dirs: &[PathBuf],
+        capacity: Option<u64>,
+        namespace: NamespaceId,
+    ) -> Result<Self> {
         let mut nodes = Self { entries: Vec::new(), inside: Vec::new(), children: Vec::new() };
         let mut starting = Vec::new();
         for (index, dir) in dirs.iter().enumerate() {
             NodeFile::find_or_make(dir, capacity.filter(|_| is_new(dir, args)), None)?;
-            starting.push((dir, spawn_node(dir, node_address(args, index)?)?));
+            starting.push((dir, spawn_node(dir, node_address(args, index)?, namespace)?));
         }
         for (dir, mut child) in starting {
             let ready = wait_ready(&mut child)
@@ -252,12 +261,14 @@ fn node_address(args: &UpArgs, index: usize) -> Result<SocketAddr> {
 }
 
 /// Starts `holdfast node run` on `dir`. It stops when its standard input ends, so it never outlives us.
-fn spawn_node(dir: &Path, address: SocketAddr) -> Result<Child> {
+fn spawn_node(dir: &Path, address: SocketAddr, namespace: NamespaceId) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find our own program")?;
     Command::new(program)
         .args(["--json", "node", "run", "--stop-on-stdin-eof", "--listen", &address.to_string(), "--dir"])
         .arg(dir)
+        .args(["--admit", &namespace.to_string()])
         .env_remove("HOLDFAST_JOIN")
+        .env_remove("HOLDFAST_INVITE")
         .env_remove("HOLDFAST_CAPACITY")
         .env_remove("HOLDFAST_NODE_ADVERTISE")
         .stdin(Stdio::piped())

@@ -84,6 +84,9 @@ pub struct GatewayConfig {
     pub meta: MetaLocation,
     /// Whether the audit trail also has requests that only read.
     pub trail_reads: bool,
+    /// Where nodes that nobody can dial may dial us by QUIC; where the transport listens when empty. An address of
+    /// all zeros stands for the host by which the node reached the web side.
+    pub quic_advertise: Vec<SocketAddr>,
     /// Memory bounds.
     pub memory: MemoryLimits,
     /// Bytes of blocks that may be kept on the local disk, under the data directory; 0 for none.
@@ -117,6 +120,7 @@ impl GatewayConfig {
             seeds: Vec::new(),
             meta: MetaLocation::Directory,
             trail_reads: false,
+            quic_advertise: Vec::new(),
             memory: MemoryLimits::default(),
             cache_disk_bytes: 0,
             timing: Timing::default(),

@@ -1,7 +1,7 @@
 //! The web side: health, metrics, the admin API and a status page.
 //!
-//! Reading health, metrics, status and the page is free; everything else takes `Authorization: Bearer` with the
-//! admin token. Handlers only translate: what they ask for is done by [`crate::background`] and [`crate::meta`].
+//! Reading health, metrics, status and the page is free, joining takes an invite; everything else takes
+//! `Authorization: Bearer` with the admin token. Handlers only translate: what they ask for is done by [`crate::background`] and [`crate::meta`].
 
 use std::sync::Arc;
 
@@ -21,11 +21,13 @@ use crate::gateway::{Core, telemetry};
 mod admin;
 pub mod api;
 mod challenge;
+mod join;
 mod keys;
 mod nodes;
 mod openapi;
 mod page;
 mod plan;
+mod relay;
 mod repair;
 mod retrieval;
 mod snapshots;
@@ -50,7 +52,9 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
 
 fn router(core: Arc<Core>) -> Router {
     let admin = Router::new()
-        .route("/api/v1/nodes", get(nodes::list).post(nodes::add))
+        .route("/api/v1/nodes", get(nodes::list))
+        .route("/api/v1/invites", post(join::invite))
+        .route("/api/v1/nodes/{id}/challenge", post(relay::challenge))
         .route("/api/v1/nodes/{id}", delete(nodes::remove))
         .route("/api/v1/objects", get(admin::objects))
         .route("/api/v1/culprits", get(admin::culprits))
@@ -77,6 +81,9 @@ fn router(core: Arc<Core>) -> Router {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/plan", get(plan::show))
         .route("/api/v1/openapi.json", get(openapi::document))
+        // These look at the right to join by themselves: an invite opens them too.
+        .merge(Router::new().route("/api/v1/nodes", post(join::announce)))
+        .route("/api/v1/dialback", post(join::dial_back))
         .merge(admin)
         .fallback(not_found)
         .layer(middleware::map_response(no_sniffing))

@@ -28,6 +28,12 @@ pub const GRANT_SCOPES_MAX: usize = 64;
 pub const NODE_ADDRESSES_MAX: usize = 16;
 /// Bytes of any free text in a record or a refusal.
 pub const TEXT_LEN_MAX: usize = 1024;
+/// Gateways that one invite may name.
+pub const INVITE_GATEWAYS_MAX: usize = 8;
+/// The longest invite as text: eight gateways of a usual URL's length, in base64.
+pub const INVITE_TEXT_MAX: usize = 16 * 1024;
+/// Lines of a node's deny-list; about 100 B each, all in memory.
+pub const DENIED_MAX: usize = 65_536;
 /// Data and parity shards of any code.
 pub const SHARDS_MAX: usize = 64;
 /// Heads that one GetHeads may be answered with: one per gateway instance of a namespace.

@@ -20,6 +20,9 @@ use crate::record::{
 pub mod audit;
 
 pub use audit::{AuditQuery, AuditReply, InventoryQuery, InventoryReply};
+mod drain;
+
+pub use drain::{Drain, DrainProgress, DrainWish};
 
 /// The message version this release speaks best.
 pub const MESSAGE_VERSION: u16 = 1;
@@ -55,6 +58,8 @@ pub enum Request {
     Inventory(InventoryQuery),
     /// Between an auditor and a node.
     Audit(AuditQuery),
+    /// From a node to its namespace: move blocks off me.
+    Drain(Drain),
 }
 
 /// The first thing that comes back on every stream.
@@ -82,6 +87,8 @@ pub enum Reply {
     Inventory(InventoryReply),
     /// To Audit. The raw bytes that an answer announces follow.
     Audit(AuditReply),
+    /// To Drain.
+    Drain(DrainProgress),
     /// To any request: no, and why.
     Refused(Refusal),
 }
@@ -491,6 +498,7 @@ impl Request {
             Self::Status(_) => "Status",
             Self::Inventory(_) => "Inventory",
             Self::Audit(_) => "Audit",
+            Self::Drain(_) => "Drain",
         }
     }
 
@@ -516,7 +524,8 @@ impl Request {
             | Self::PutHead(_)
             | Self::GetHeads(_)
             | Self::Agree(_)
-            | Self::Status(_) => Ok(()),
+            | Self::Status(_)
+            | Self::Drain(_) => Ok(()),
         }
     }
 }
@@ -536,6 +545,7 @@ impl Reply {
             Self::Status(_) => "Status",
             Self::Inventory(_) => "Inventory",
             Self::Audit(_) => "Audit",
+            Self::Drain(_) => "Drain",
             Self::Refused(_) => "Refused",
         }
     }
@@ -558,6 +568,7 @@ impl Reply {
             ),
             Self::Audit(reply) => reply.check_bounds(),
             Self::Inventory(_) => Ok(()),
+            Self::Drain(reply) => reply.check_bounds(),
             Self::Refused(refusal) => within(refusal.message.len() <= TEXT_LEN_MAX, "message"),
             Self::PutBlock(_) | Self::PutHead(_) | Self::Agree(_) => Ok(()),
         }

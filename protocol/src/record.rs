@@ -18,10 +18,12 @@ pub mod audit;
 pub mod claim;
 pub mod commitment;
 pub mod delegation;
+pub mod deny_list;
 pub mod disclaimer;
 pub mod grant;
 pub mod head;
 pub mod inventory_page;
+pub mod invite;
 pub mod manifest;
 pub mod node_record;
 pub mod receipt;
@@ -38,10 +40,12 @@ pub use commitment::{
     Commitment, Countersignature, Declaration, DeclaredAs, Epoch, InventoryHash, OwnerHash, RecordId,
 };
 pub use delegation::{Authority, Delegation, Rights};
+pub use deny_list::{Denied, DeniedLine, DenyList};
 pub use disclaimer::Disclaimer;
 pub use grant::{Grant, GrantOps, PresentedGrant, ScopeId};
 pub use head::{Head, InstanceId, PresentedHead};
 pub use inventory_page::{InventoryEntry, InventoryPage};
+pub use invite::{Invite, InviteText, InviteTextError};
 pub use manifest::{Encryption, Manifest, ManifestPage, ManifestPart, WrappedKey};
 pub use node_record::{NodeRecord, Prices, Reachability};
 pub use receipt::{Receipt, ReceiptBlock};

@@ -14,10 +14,10 @@ use crate::digest::{BlockLen, Digest};
 use crate::framing::{ByteQueue, FrameError, read_frame, write_frame};
 use crate::key::{NamespaceId, NodeId};
 use crate::message::{
-    Agree, BlockOutcome, ByteRange, CommitBlocks, DeleteBlocks, DeletionOrder, HasBlocks, HasBlocksReply,
-    HeadsOf, Hello, HelloReply, LeafUnit, MESSAGE_VERSION, MESSAGE_VERSION_OLDEST, NodeStatus, PutBlock,
-    PutBlockReply, ReadBlock, ReadBlockReply, ReadPart, Refusal, RefusalReason, Reply, Request,
-    RestoreBlocks, StatusQuery, negotiate,
+    Agree, BlockOutcome, ByteRange, CommitBlocks, DeleteBlocks, DeletionOrder, Drain, DrainProgress,
+    HasBlocks, HasBlocksReply, HeadsOf, Hello, HelloReply, LeafUnit, MESSAGE_VERSION, MESSAGE_VERSION_OLDEST,
+    NodeStatus, PutBlock, PutBlockReply, ReadBlock, ReadBlockReply, ReadPart, Refusal, RefusalReason, Reply,
+    Request, RestoreBlocks, StatusQuery, negotiate,
 };
 use crate::record::{
     Agreement, Delegation, NodeRecord, PresentedGrant, PresentedHead, Signed, Unverified, UnverifiedAgreement,
@@ -207,6 +207,15 @@ impl Peer {
         let request = Request::Status(StatusQuery {});
         match self.exchange(&request).await? {
             Reply::Status(reply) => Ok(reply),
+            reply => Err(unexpected(&request, &reply)),
+        }
+    }
+
+    /// Tells the namespace what to move off this node; returns how far that has come, by its own word.
+    pub async fn drain(&self, wish: Drain) -> Result<DrainProgress, CallError> {
+        let request = Request::Drain(wish);
+        match self.exchange(&request).await? {
+            Reply::Drain(reply) => Ok(reply),
             reply => Err(unexpected(&request, &reply)),
         }
     }

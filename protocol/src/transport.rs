@@ -68,6 +68,10 @@ pub trait Connection: Send + Sync + 'static {
     /// Returns when the connection has ended.
     async fn closed(&self);
 
+    /// The peer is known now: it gets all the windows and streams that there are. Connections that began with all of
+    /// them stay as they are.
+    fn widen(&self) {}
+
     /// Ends the connection now; streams fail at both ends.
     fn close(&self, reason: &str);
 }

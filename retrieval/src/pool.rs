@@ -294,6 +294,26 @@ impl NodePool {
         Ok(reply)
     }
 
+    /// Says Hello again on every open connection, with the delegation that is set now. Nodes that fail are left as they
+    /// are; their next connection shows it anyway.
+    pub async fn renew_sessions(&self) {
+        for entry in self.entries() {
+            let Some(peer) = entry.connected() else { continue };
+            let connection = Arc::clone(peer.connection());
+            let greeted = tokio::time::timeout(self.config.connect_timeout, self.renew(&entry, connection));
+            match greeted.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "a session was not renewed"),
+                Err(_) => tracing::warn!(node = %entry.id(), "a session was not renewed in time"),
+            }
+        }
+    }
+
+    /// Whether a connection to the node is open now.
+    pub fn is_connected(&self, id: NodeId) -> bool {
+        self.entry(id).is_ok_and(|entry| entry.connected().is_some())
+    }
+
     /// Tells the pool how a request went. Unknown nodes are ignored.
     pub fn report(&self, id: NodeId, outcome: Outcome) {
         let Ok(entry) = self.entry(id) else { return };

@@ -24,10 +24,12 @@ mod pace;
 mod place;
 mod plan;
 mod put;
+mod relocate;
 mod report;
 mod stripe;
 
 pub use judge::{LOSSES_PER_YEAR, Patience, Urgency};
+pub use relocate::Relocated;
 pub use report::{RepairProgress, RepairReport, StripeTrouble};
 
 pub(crate) use pace::Pace;

@@ -16,7 +16,7 @@ use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::memory::MemoryNetwork;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_protocol::{BlockLen, Digest, NamespaceId, NodeId, SigningKey};
-use holdfast_storage_node::{Node, NodeConfig};
+use holdfast_storage_node::{Admission, Node, NodeConfig};
 use tokio_util::sync::CancellationToken;
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,7 +32,9 @@ async fn main() -> Result<(), Failure> {
     let dir = args.next().map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(dir)?;
     let started = Instant::now();
-    let node = Node::open(NodeConfig::new(dir.path(), 16 << 30)).await?;
+    let mut config = NodeConfig::new(dir.path(), 16 << 30);
+    config.admit = Admission::Any;
+    let node = Node::open(config).await?;
     println!("open: {:.3} s, {}", started.elapsed().as_secs_f64(), node.store().io_name());
     let network = MemoryNetwork::new();
     let stop = CancellationToken::new();

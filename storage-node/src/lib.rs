@@ -6,7 +6,9 @@ pub mod metric;
 pub mod node;
 mod server;
 pub mod store;
+pub mod web;
 
 pub use node::{
-    Admission, LeasePolicy, LeaseReport, Misbehaviour, Node, NodeConfig, NodeLimits, OpenNodeError,
+    Admission, Bandwidth, LeasePolicy, LeaseReport, Misbehaviour, Mode, Node, NodeConfig, NodeLimits,
+    NodeReport, OpenNodeError, Problem, Reach, Schedule, Severity,
 };

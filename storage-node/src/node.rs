@@ -12,9 +12,9 @@ use holdfast_protocol::limits::NODE_ADDRESSES_MAX;
 use holdfast_protocol::message::NodeStatus;
 use holdfast_protocol::record::{NodeRecord, Reachability, Signed, SignedAgreement};
 use holdfast_protocol::time::UnixMs;
-use holdfast_protocol::transport::Transport;
-use holdfast_protocol::{NodeId, OperatorId, SigningKey};
-use parking_lot::Mutex;
+use holdfast_protocol::transport::{Connection, Transport};
+use holdfast_protocol::{NamespaceId, NodeId, OperatorId, SigningKey};
+use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,30 +23,47 @@ use crate::disks::Disks;
 use crate::server::budget::{Budgets, GrantLedger};
 use crate::server::link::{self, Link};
 use crate::server::status;
-use crate::store::{OpenError, StoreConfig, StoreError};
+use crate::store::{Accounts, OpenError, StoreConfig, StoreError};
 
 pub(crate) mod admission;
+pub mod bandwidth;
 pub mod config;
+pub mod deny;
 pub mod disk_upkeep;
 pub(crate) mod durable;
 pub mod error;
 pub(crate) mod home;
 pub mod lease;
+pub mod leave;
 pub(crate) mod ledger;
 pub mod limits;
+pub mod mode;
+pub mod offline;
 pub(crate) mod receipts;
+pub mod report;
 pub(crate) mod rooms;
+pub mod watch;
 
-pub use config::{Admission, LeasePolicy, Misbehaviour, NodeConfig};
+pub use bandwidth::Schedule;
+pub use config::{Admission, Bandwidth, LeasePolicy, Misbehaviour, NodeConfig};
+pub use deny::DenyBook;
 pub use error::OpenNodeError;
 pub use lease::LeaseReport;
+pub use leave::NamespaceLeave;
 pub use limits::NodeLimits;
+pub use mode::Mode;
+pub use report::NodeReport;
+pub use watch::{Problem, Reach, Severity};
 
+use bandwidth::Pacer;
 use home::Home;
+use leave::Leaves;
 use ledger::Ledger;
 use limits::STOP_DEADLINE_MS;
+use mode::Kept;
 use receipts::Receipts;
 use rooms::Rooms;
+use watch::{Sample, Watch};
 
 /// What this release calls itself.
 pub const SOFTWARE: &str = concat!("holdfast/", env!("CARGO_PKG_VERSION"));
@@ -57,6 +74,11 @@ const RECORD_LIFE_MS: u64 = 24 * 3600 * 1000;
 const RECLAIM_INTERVAL: Duration = Duration::from_secs(600);
 /// How soon after the start that happens first: a node that restarts daily must reclaim, too.
 const RECLAIM_FIRST: Duration = Duration::from_secs(30);
+/// How often namespaces hear what we want of them while the node leaves or shrinks, and otherwise.
+const WISHES_EVERY: Duration = Duration::from_secs(3);
+const WISHES_IDLE: Duration = Duration::from_secs(20);
+/// How often the disks are asked how they do.
+const DISKS_WATCHED_EVERY: Duration = Duration::from_secs(10);
 
 /// A running storage node.
 pub struct Node {
@@ -68,6 +90,19 @@ pub struct Node {
     pub(crate) rooms: Rooms,
     pub(crate) budgets: Budgets,
     pub(crate) grants: GrantLedger,
+    pub(crate) deny: DenyBook,
+    pub(crate) leaves: Leaves,
+    /// Rung when the operator changes what the namespaces are to hear.
+    wish_changed: tokio::sync::Notify,
+    pub(crate) watch: Watch,
+    pub(crate) sending: Pacer,
+    pub(crate) taking: Pacer,
+    /// Namespaces whose lease questions went unanswered lately.
+    pub(crate) quiet: lease::Quiet,
+    admitted: RwLock<Admission>,
+    kept: Mutex<Kept>,
+    /// Cancelled once the node has left for good.
+    pub(crate) left: CancellationToken,
     /// Live connections; bounded by the places in `budgets`.
     pub(crate) links: Mutex<Vec<std::sync::Weak<Link>>>,
     /// Everything that must end before the store closes.
@@ -89,13 +124,24 @@ impl Node {
             let config = config.clone();
             tokio::task::spawn_blocking(move || open_parts(&config))
         };
-        let (home, ledger, store) = opened.await.map_err(|_| OpenNodeError::Interrupted)??;
+        let Parts { home, ledger, store, kept, deny } =
+            opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
         let node = Arc::new(Self {
             receipts: Receipts::start(key.clone(), config.clock.clone()),
             rooms: Rooms::default(),
             budgets: Budgets::new(&config.limits),
             grants: GrantLedger::default(),
+            deny,
+            leaves: Leaves::default(),
+            wish_changed: tokio::sync::Notify::new(),
+            watch: Watch::open(&config.dir),
+            sending: Pacer::default(),
+            taking: Pacer::default(),
+            quiet: lease::Quiet::default(),
+            admitted: RwLock::new(config.admit.clone()),
+            kept: Mutex::new(kept),
+            left: CancellationToken::new(),
             links: Mutex::new(Vec::new()),
             tasks: TaskTracker::new(),
             started_ms: config.clock.now_ms(),
@@ -147,10 +193,14 @@ impl Node {
             node: self.id(),
             operator: self.operator(),
             addresses: self.addresses.lock().iter().map(ToString::to_string).collect(),
-            capacity_bytes: self.config.capacity_bytes,
-            free_bytes: self.store.accounts().free_bytes,
+            capacity_bytes: self.offered_bytes(),
+            free_bytes: self.accounts().free_bytes,
             prices: self.config.prices.clone(),
-            reachability: Reachability::Unknown,
+            reachability: match self.watch.reach() {
+                Reach::Direct { .. } => Reachability::Direct,
+                Reach::DialOut { .. } => Reachability::DialOut,
+                Reach::Unknown | Reach::Unreachable { .. } => Reachability::Unknown,
+            },
             asn: self.config.asn,
             software: SOFTWARE.to_owned(),
             seq: self.next_seq(now_ms),
@@ -173,6 +223,111 @@ impl Node {
     /// The disks with the blocks, for inspection and maintenance.
     pub fn store(&self) -> &Arc<Disks> {
         &self.store
+    }
+
+    /// Serves a peer over a connection that we dialled: the way to a node that nobody can dial. Returns when the
+    /// connection ends, by `stop` or by itself.
+    pub async fn serve_dialled(self: &Arc<Self>, connection: Arc<dyn Connection>, stop: CancellationToken) {
+        let ending = stop.child_token();
+        let node = self.clone();
+        let serving = self.tasks.spawn(link::serve_dialled(node, connection, ending.clone()));
+        tokio::select! {
+            () = self.stopping.cancelled() => ending.cancel(),
+            _ended = serving => {}
+        }
+    }
+
+    /// Lets a namespace rent capacity from now on.
+    pub fn admit(&self, namespace: NamespaceId) {
+        if let Admission::Listed(listed) = &mut *self.admitted.write()
+            && !listed.contains(&namespace)
+        {
+            listed.push(namespace);
+        }
+    }
+
+    /// Who may rent.
+    pub fn admission(&self) -> Admission {
+        self.admitted.read().clone()
+    }
+
+    /// What the operator wants of the node.
+    pub fn mode(&self) -> Mode {
+        self.kept.lock().mode
+    }
+
+    /// Changes what the operator wants, durably. Blocks on the disk.
+    pub fn set_mode(&self, mode: Mode) -> std::io::Result<()> {
+        let mut kept = self.kept.lock();
+        if kept.mode == mode {
+            return Ok(());
+        }
+        let next = Kept { mode, since_ms: self.now_ms(), ..*kept };
+        mode::write(&self.config.dir, next)?;
+        *kept = next;
+        self.wish_changed.notify_one();
+        tracing::info!(node = %self.id(), ?mode, "the operator changed the node's mode");
+        Ok(())
+    }
+
+    /// Offers this much from now on, durably. More than the store was opened with counts from the next start. Blocks on
+    /// the disk.
+    pub fn set_capacity(&self, capacity_bytes: u64) -> std::io::Result<()> {
+        let mut kept = self.kept.lock();
+        let next = Kept { capacity_bytes: Some(capacity_bytes), ..*kept };
+        mode::write(&self.config.dir, next)?;
+        *kept = next;
+        self.wish_changed.notify_one();
+        Ok(())
+    }
+
+    /// Bytes offered now, over all disks.
+    pub fn offered_bytes(&self) -> u64 {
+        self.shrinking_to().unwrap_or_else(|| self.store.accounts().capacity_bytes)
+    }
+
+    /// The capacity over all disks to which the node shrinks, if its first disk was told to offer less.
+    pub(crate) fn shrinking_to(&self) -> Option<u64> {
+        let first = self.kept.lock().capacity_bytes?.min(self.config.capacity_bytes);
+        let others = self.store.accounts().capacity_bytes - self.store.store(0)?.accounts().capacity_bytes;
+        Some(first.saturating_add(others))
+    }
+
+    /// Where every byte of the offered capacity is. While more is occupied than is offered, that much is the capacity.
+    pub fn accounts(&self) -> Accounts {
+        let real = self.store.accounts();
+        let offered = self.shrinking_to().unwrap_or(u64::MAX);
+        if offered >= real.capacity_bytes {
+            return real;
+        }
+        let occupied = real.capacity_bytes - real.free_bytes;
+        let capacity_bytes = offered.max(occupied);
+        Accounts { capacity_bytes, free_bytes: capacity_bytes - occupied, ..real }
+    }
+
+    /// The operator's deny-list.
+    pub fn deny_list(&self) -> &DenyBook {
+        &self.deny
+    }
+
+    /// What the operator sees over time.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Returns once the node has left for good.
+    pub async fn has_left(&self) {
+        self.left.cancelled().await;
+    }
+
+    /// The present rates, in bytes a second: sending and taking.
+    pub(crate) fn rates(&self) -> (Option<u64>, Option<u64>) {
+        let bandwidth = &self.config.bandwidth;
+        if bandwidth.send.is_unlimited() && bandwidth.take.is_unlimited() {
+            return (None, None);
+        }
+        let minute = (bandwidth.minute_of_day)(self.now_ms());
+        (bandwidth.send.rate_at(minute), bandwidth.take.rate_at(minute))
     }
 
     /// Answers peers that connect through `transport` until `stop` or [`Node::close`]; then requests that run
@@ -244,6 +399,9 @@ impl Node {
             });
         }
         self.start_disk_upkeep();
+        self.clone().start_wishes();
+        self.clone().start_sampling();
+        self.clone().start_disk_watch();
         let node = self.clone();
         self.tasks.spawn(async move {
             let mut pause = RECLAIM_FIRST;
@@ -252,6 +410,71 @@ impl Node {
                 match node.store.reclaim(node.now_ms()).await {
                     Ok(report) => tracing::debug!(?report, "reclaimed"),
                     Err(error) => tracing::warn!(%error, "reclaiming failed; it is tried again later"),
+                }
+            }
+        });
+    }
+
+    /// Tells namespaces what to move away, and ends an exit.
+    fn start_wishes(self: Arc<Self>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                let busy = self.mode().is_leaving() || self.shrinking_to().is_some();
+                tokio::select! {
+                    () = self.wish_changed.notified() => {}
+                    goes_on = self.pause(if busy { WISHES_EVERY } else { WISHES_IDLE }) => {
+                        if !goes_on {
+                            return;
+                        }
+                    }
+                }
+                self.tell_wishes().await;
+                if self.leave_when_emptied().await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// What the disks' own alarms say, for the page and the alerts. Looking at a disk may wait for it.
+    fn start_disk_watch(self: Arc<Self>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                let node = self.clone();
+                let looked = tokio::task::spawn_blocking(move || {
+                    let alarms = node.store.health().into_iter().flat_map(|disk| disk.alarms);
+                    node.watch.set_disk(alarms.map(|alarm| watch::of_alarm(&alarm)).collect());
+                });
+                if looked.await.is_err() || !self.pause(DISKS_WATCHED_EVERY).await {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Space over time.
+    fn start_sampling(self: Arc<Self>) {
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            loop {
+                let accounts = self.accounts();
+                let sample = Sample {
+                    at_ms: self.now_ms(),
+                    used_bytes: accounts.used_bytes,
+                    trash_bytes: accounts.trash_bytes,
+                    capacity_bytes: accounts.capacity_bytes,
+                    served_bytes: 0,
+                    taken_bytes: 0,
+                };
+                let node = self.clone();
+                let kept = tokio::task::spawn_blocking(move || node.watch.sample(sample)).await;
+                if let Ok(Err(error)) = kept {
+                    tracing::debug!(%error, "the history of space is not kept");
+                }
+                if !self.pause(Duration::from_millis(watch::SAMPLE_EVERY_MS)).await {
+                    return;
                 }
             }
         });
@@ -269,9 +492,20 @@ impl std::fmt::Debug for Node {
     }
 }
 
-fn open_parts(config: &NodeConfig) -> Result<(Home, Ledger, Arc<Disks>), OpenNodeError> {
+/// What opening finds in the directory.
+struct Parts {
+    home: Home,
+    ledger: Ledger,
+    store: Arc<Disks>,
+    kept: Kept,
+    deny: DenyBook,
+}
+
+fn open_parts(config: &NodeConfig) -> Result<Parts, OpenNodeError> {
     let home = Home::open(&config.dir)?;
     let ledger = Ledger::open(home.dir())?;
+    let kept = mode::read(home.dir())?;
+    let deny = DenyBook::open(home.dir(), home.key())?;
     let mut store = StoreConfig::new(home.dir().join("store"), config.capacity_bytes);
     store.io = config.io;
     store.trash_period_ms = config.trash_period_ms;
@@ -284,6 +518,6 @@ fn open_parts(config: &NodeConfig) -> Result<(Home, Ledger, Arc<Disks>), OpenNod
     store.read_buffer_bytes = bytes.saturating_add(bytes / 4);
     store.write_buffer_bytes = store.read_buffer_bytes;
     let disks = Disks::open(home.dir(), store, &config.disks);
-    let disks = disks.map_err(|source: OpenError| OpenNodeError::Store { source })?;
-    Ok((home, ledger, disks))
+    let store = disks.map_err(|source: OpenError| OpenNodeError::Store { source })?;
+    Ok(Parts { home, ledger, store, kept, deny })
 }

@@ -17,4 +17,5 @@ pub(crate) mod read;
 pub(crate) mod refusal;
 pub(crate) mod session;
 pub(crate) mod status;
+pub(crate) mod strangers;
 pub(crate) mod stream;

@@ -4,6 +4,7 @@
 //! instant. It never verifies a block's bytes on the way in or out (its callers hash), never decides who
 //! may read or delete, and never talks to the network. `docs/STORAGE.md` argues the format.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -368,7 +369,17 @@ impl Store {
         now_ms: u64,
         max: usize,
     ) -> Result<Vec<(AgreementId, ClaimRef)>, ReadError> {
-        self.shared.lookup(move |view| view.expired_leases(now_ms, max)).await
+        self.expired_leases_except(now_ms, max, HashSet::new()).await
+    }
+
+    /// As [`Store::expired_leases`], without the claims of these agreements.
+    pub async fn expired_leases_except(
+        &self,
+        now_ms: u64,
+        max: usize,
+        skipped: HashSet<AgreementId>,
+    ) -> Result<Vec<(AgreementId, ClaimRef)>, ReadError> {
+        self.shared.lookup(move |view| view.expired_leases(now_ms, max, &skipped)).await
     }
 
     /// What an agreement keeps here.

@@ -12,8 +12,12 @@ mod hostile;
 mod leases;
 #[path = "server/lies.rs"]
 mod lies;
+#[path = "server/operator.rs"]
+mod operator;
 #[path = "server/permissions.rs"]
 mod permissions;
+#[path = "server/previous.rs"]
+mod previous;
 #[path = "server/puts.rs"]
 mod puts;
 #[path = "server/reads.rs"]

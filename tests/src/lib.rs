@@ -57,7 +57,18 @@ impl Process {
 
     /// Starts `holdfast --json ARGS…` with more environment.
     pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
-        let mut child = Command::new(program()?)
+        Self::spawn(Command::new(program()?), args, environment)
+    }
+
+    /// As [`Process::start`], in another network namespace.
+    pub fn start_in(namespace: &str, args: &[&str]) -> Result<Self> {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(program()?);
+        Self::spawn(command, args, &[])
+    }
+
+    fn spawn(mut command: Command, args: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
+        let mut child = command
             .arg("--json")
             .args(args)
             .arg("--stop-on-stdin-eof")
@@ -101,6 +112,19 @@ impl Process {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits for the process to end by itself; the exit must be a success.
+    pub fn wait_end(mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "it ended with {status}");
+                return Ok(());
+            }
+            std::thread::sleep(POLL);
+        }
+        bail!("it did not end within {PATIENCE:?}")
     }
 
     /// Asks for a clean stop, and does not wait.
@@ -402,6 +426,42 @@ pub fn http_get(base: &str, path: &str, headers: &[(&str, &str)]) -> Result<(u16
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
     Ok((status, body.to_owned()))
+}
+
+/// An admin call with POST; it must succeed. Returns the body.
+pub fn http_post(network: &Network, path: &str, body: &str) -> Result<String> {
+    let token = std::fs::read_to_string(network.data.join("admin-token"))?;
+    let host = network.web().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let mut stream = TcpStream::connect(&host)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        token.trim(),
+        body.len()
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{path} answered {head}: {body}");
+    Ok(body.to_owned())
+}
+
+/// Polls until `holds`, which may fail meanwhile.
+pub fn wait_until(what: &str, holds: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = None;
+    while Instant::now() < deadline {
+        match holds() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => last = Some(error),
+        }
+        std::thread::sleep(POLL);
+    }
+    bail!("{what} did not come true within {PATIENCE:?}; last error: {last:?}")
 }
 
 /// Files below a directory: path with `/` and BLAKE3 of the bytes, sorted.

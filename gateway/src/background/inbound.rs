@@ -24,6 +24,8 @@ use crate::meta::MetaError;
 
 /// New connections that may wait to be served.
 const CONNECTIONS_WAITING_MAX: usize = 1024;
+/// Connections that nodes open to us, greeted at the same time.
+const GREETED_AT_ONCE: usize = 64;
 /// Streams of one connection answered at the same time.
 const STREAMS_AT_ONCE: usize = 8;
 /// How long one question may take from its first byte to its answer's last.
@@ -47,22 +49,24 @@ impl Connections {
     }
 }
 
-/// Takes connections that known nodes open to us.
+/// Takes connections that known nodes open to us. One that says nothing holds up no other.
 pub(super) async fn accept(core: Arc<Core>, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(GREETED_AT_ONCE));
     loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let connection = tokio::select! {
             () = stop.cancelled() => return,
             connection = core.config.transport.accept() => connection,
         };
         let Some(connection) = connection else { return };
-        let peer = connection.peer();
-        if core.pool.node(peer).is_none() {
-            connection.close("not a node of this namespace");
-            continue;
-        }
-        if let Err(error) = core.pool.adopt(connection).await {
-            tracing::debug!(node = %peer, %error, "a node's connection was not taken over");
-        }
+        let (core, stop) = (Arc::clone(&core), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = super::join::dialled_in(&core, connection) => {}
+            }
+        });
     }
 }
 
@@ -107,6 +111,7 @@ async fn answer(core: &Core, node: NodeId, mut stream: BiStream) {
         Ok(None) => return,
         Ok(Some(Request::HasBlocks(question))) => wanted(core, node, question).await,
         Ok(Some(Request::Hello(hello))) => hello_reply(core, &hello),
+        Ok(Some(Request::Drain(wish))) => super::drain::heard(core, node, wish).await,
         Ok(Some(other)) => Reply::Refused(Refusal::new(
             RefusalReason::Forbidden,
             format!("a gateway does not answer {}", other.name()),
@@ -135,10 +140,12 @@ fn hello_reply(core: &Core, hello: &Hello) -> Reply {
 }
 
 async fn wanted(core: &Core, node: NodeId, question: HasBlocks) -> Reply {
-    if core.pool.agreement(node) != Some(question.agreement) {
+    // Under which of our agreements a claim was made does not matter to whether it is wanted: agreements follow one
+    // another, tags go on. A node that is none of ours gets no disclaimer.
+    if core.pool.agreement(node).is_none() {
         return Reply::Refused(Refusal::new(
             RefusalReason::NoAgreement,
-            "this is not the agreement between us; nothing is disclaimed",
+            "there is no agreement between us; nothing is disclaimed",
         ));
     }
     match sorted(core, node, &question.claims).await {

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use holdfast_protocol::record::{
     Agreement, NodeRecord, Prices, Record, SignatureError, Signed, SignedAgreement, Unverified,
 };
-use holdfast_protocol::transport::DialError;
+use holdfast_protocol::transport::{Connection, DialError};
 use holdfast_protocol::{NodeId, OperatorId};
 use holdfast_retrieval::placement::FailureDomain;
 use holdfast_retrieval::pool::{KnownNode, PoolError};
@@ -21,8 +21,8 @@ use crate::meta::{DomainFacts, MetaError, NodeEntry};
 const AGREEMENT_MS: u64 = 365 * 24 * 3600 * 1000;
 /// Either side says this long before that it leaves.
 const NOTICE_MS: u64 = 7 * 24 * 3600 * 1000;
-/// Agreements that end sooner than this are made anew.
-const RENEW_BEFORE_MS: u64 = 30 * 24 * 3600 * 1000;
+/// How often agreements and the delegation are looked at for their ends.
+const RENEWALS_EVERY: Duration = Duration::from_secs(600);
 /// Nodes greeted at the same time.
 const GREETED_AT_ONCE: usize = 16;
 /// How long taking a node in may take: a dial, Hello, Status and Agree, each far below a second when all is well.
@@ -59,7 +59,15 @@ pub(super) fn tell_pool(core: &Core, node: KnownNode) {
 pub(super) async fn keep(core: Arc<Core>, stop: CancellationToken) {
     // States and free bytes are kept fresh by the pool's own upkeep.
     let _upkeep = core.pool.start_upkeep();
+    let mut renew_at = tokio::time::Instant::now() + RENEWALS_EVERY;
     loop {
+        if tokio::time::Instant::now() >= renew_at {
+            renew_at = tokio::time::Instant::now() + RENEWALS_EVERY;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = super::renew::all(&core) => {}
+            }
+        }
         let strangers: Vec<KnownNode> = core
             .pool
             .nodes()
@@ -96,42 +104,87 @@ pub(crate) async fn admit(
     addresses: Vec<SocketAddr>,
     record: Option<Unverified<NodeRecord>>,
 ) -> Result<NodeEntry, AdmitError> {
-    match tokio::time::timeout(ADMIT_WITHIN, take_in(core, id, addresses, record)).await {
+    within(id, take_in(core, Candidate { id, addresses, record, ..Candidate::of(id) })).await
+}
+
+/// As [`admit`], over a connection that stands: one that we dialled, with its `addresses`, or without any one that the
+/// node dialled.
+pub(crate) async fn admit_over(
+    core: &Core,
+    connection: Arc<dyn Connection>,
+    addresses: Vec<SocketAddr>,
+    record: Option<Unverified<NodeRecord>>,
+    invite: Option<[u8; 16]>,
+) -> Result<NodeEntry, AdmitError> {
+    let id = connection.peer();
+    let candidate = Candidate { id, addresses, record, connection: Some(connection), invite };
+    within(id, take_in(core, candidate)).await
+}
+
+async fn within(
+    node: NodeId,
+    taking_in: impl Future<Output = Result<NodeEntry, AdmitError>>,
+) -> Result<NodeEntry, AdmitError> {
+    match tokio::time::timeout(ADMIT_WITHIN, taking_in).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(AdmitError::Timeout { node: id, within_s: ADMIT_WITHIN.as_secs() }),
+        Err(_) => Err(AdmitError::Timeout { node, within_s: ADMIT_WITHIN.as_secs() }),
     }
 }
 
-async fn take_in(
-    core: &Core,
+/// A node on its way in.
+struct Candidate {
     id: NodeId,
     addresses: Vec<SocketAddr>,
     record: Option<Unverified<NodeRecord>>,
-) -> Result<NodeEntry, AdmitError> {
+    connection: Option<Arc<dyn Connection>>,
+    invite: Option<[u8; 16]>,
+}
+
+impl Candidate {
+    fn of(id: NodeId) -> Self {
+        Self { id, addresses: Vec::new(), record: None, connection: None, invite: None }
+    }
+}
+
+async fn take_in(core: &Core, candidate: Candidate) -> Result<NodeEntry, AdmitError> {
+    let Candidate { id, addresses, record, connection, invite } = candidate;
     let now_ms = core.config.clock.now_ms();
     let before = core.meta.node(id).await?;
     let mut node = match &before {
         Some(entry) if !entry.removed => known(core, entry, now_ms),
         _ => stranger(id, addresses.clone()),
     };
-    if !addresses.is_empty() {
+    if !addresses.is_empty() || connection.is_some() {
         node.addresses.clone_from(&addresses);
     }
     core.pool.upsert(node.clone())?;
-    let record = match record {
-        Some(record) => record,
-        None => ask_record(core, &node).await?,
+    let remote = connection.as_ref().and_then(|connection| connection.remote_addr());
+    let record = match (record, connection) {
+        (record, Some(connection)) => {
+            let shown = core.pool.adopt(connection).await?.node_record;
+            record.or(shown).ok_or(AdmitError::NoRecord { node: id })?
+        }
+        (Some(record), None) => record,
+        (None, None) => ask_record(core, &node).await?,
     };
     let facts = check_record(&record, id, now_ms)?;
     let record_facts = facts.record();
-    let domain = domain_facts(record_facts, &node.addresses);
-    node.domain = FailureDomain::new(record_facts.operator, &node.addresses, record_facts.asn);
+    // A node that nobody can dial shares its network with whoever comes from the same place.
+    let seen: Vec<SocketAddr> =
+        if node.addresses.is_empty() { remote.into_iter().collect() } else { node.addresses.clone() };
+    let domain = domain_facts(record_facts, &seen);
+    node.domain = FailureDomain::new(record_facts.operator, &seen, record_facts.asn);
     let status =
         core.pool.peer(id).await?.status().await.map_err(|source| PoolError::Call { node: id, source })?;
     node.capacity_bytes = status.capacity_bytes;
     node.free_bytes = status.free_bytes;
     core.pool.upsert(node.clone())?;
     let agreement = agree(core, id, record_facts, before.as_ref(), status.free_bytes).await?;
+    let mut notes = before.as_ref().map(|entry| entry.notes.clone()).unwrap_or_default();
+    notes.invite = invite.or(notes.invite);
+    if before.as_ref().is_some_and(|entry| entry.removed) {
+        notes = crate::meta::NodeNotes { invite, ..crate::meta::NodeNotes::default() };
+    }
     let entry = NodeEntry {
         id,
         addresses: node.addresses.clone(),
@@ -143,6 +196,7 @@ async fn take_in(
         free_bytes: status.free_bytes,
         joined_ms: before.as_ref().map_or(now_ms, |entry| entry.joined_ms),
         removed: false,
+        notes,
     };
     if before.as_ref() != Some(&entry) {
         core.meta.upsert_node(&entry).await?;
@@ -150,8 +204,20 @@ async fn take_in(
     node.agreement = Some(agreement.id());
     core.pool.upsert(node)?;
     if before.is_none_or(|entry| entry.removed || entry.agreement_id != Some(agreement.id())) {
-        tracing::info!(node = %id, capacity_bytes = entry.capacity_bytes, "a node was taken in");
+        let dials_in = entry.addresses.is_empty();
+        tracing::info!(node = %id, capacity_bytes = entry.capacity_bytes, dials_in, "a node was taken in");
     }
+    Ok(entry)
+}
+
+/// Keeps a newer record of a node that is in.
+pub(super) async fn learn(
+    core: &Core,
+    before: &NodeEntry,
+    record: Unverified<NodeRecord>,
+) -> Result<NodeEntry, AdmitError> {
+    let entry = NodeEntry { record: Some(record), ..before.clone() };
+    core.meta.upsert_node(&entry).await?;
     Ok(entry)
 }
 
@@ -164,7 +230,7 @@ async fn ask_record(core: &Core, node: &KnownNode) -> Result<Unverified<NodeReco
     reply.node_record.ok_or(AdmitError::NoRecord { node: node.id })
 }
 
-fn check_record(
+pub(super) fn check_record(
     record: &Unverified<NodeRecord>,
     id: NodeId,
     now_ms: u64,
@@ -204,11 +270,21 @@ async fn agree(
     free_bytes: u64,
 ) -> Result<SignedAgreement, AdmitError> {
     let now_ms = core.config.clock.now_ms();
-    let kept = before.and_then(|entry| entry.agreement.as_ref()?.verify().ok());
-    let kept = kept.filter(|agreement| {
-        agreement.terms().end_ms > now_ms.saturating_add(RENEW_BEFORE_MS)
-            && agreement.terms().namespace == core.config.keys.namespace_id()
-    });
+    let kept = before.and_then(|entry| super::renew::in_force(core, entry, now_ms));
+    // An agreement in force is kept: asking for no more than it covers makes the pool find it in the Hello.
+    let capacity_bytes = kept.as_ref().map_or(free_bytes, |agreement| agreement.terms().capacity_bytes);
+    let signed = propose(core, id, record, capacity_bytes, now_ms)?;
+    Ok(core.pool.ensure_agreement(id, signed).await?)
+}
+
+/// Terms for a year from `start_ms` on, signed by the namespace.
+pub(super) fn propose(
+    core: &Core,
+    id: NodeId,
+    record: &NodeRecord,
+    capacity_bytes: u64,
+    start_ms: u64,
+) -> Result<Signed<Agreement>, AdmitError> {
     let mut nonce = [0u8; 16];
     getrandom::fill(&mut nonce).map_err(|_| AdmitError::Random)?;
     let terms = Agreement {
@@ -216,16 +292,14 @@ async fn agree(
         namespace: core.config.keys.namespace_id(),
         node: id,
         operator: record.operator,
-        // An agreement in force is kept: asking for no more than it covers makes the pool find it in the Hello.
-        capacity_bytes: kept.as_ref().map_or(free_bytes, |agreement| agreement.terms().capacity_bytes),
+        capacity_bytes,
         prices: Prices::clone(&record.prices),
-        start_ms: now_ms,
-        end_ms: now_ms.saturating_add(AGREEMENT_MS),
+        start_ms,
+        end_ms: start_ms.saturating_add(AGREEMENT_MS),
         notice_ms: NOTICE_MS,
         nonce,
     };
-    let signed = Signed::sign(terms, core.config.keys.namespace());
-    Ok(core.pool.ensure_agreement(id, signed).await?)
+    Ok(Signed::sign(terms, core.config.keys.namespace()))
 }
 
 fn domain_facts(record: &NodeRecord, addresses: &[SocketAddr]) -> DomainFacts {
@@ -237,20 +311,21 @@ fn domain_facts(record: &NodeRecord, addresses: &[SocketAddr]) -> DomainFacts {
 }
 
 pub(super) fn known(core: &Core, entry: &NodeEntry, now_ms: u64) -> KnownNode {
-    let in_force =
-        entry.agreement.as_ref().and_then(|agreement| agreement.verify().ok()).filter(|agreement| {
-            agreement.terms().end_ms > now_ms
-                && agreement.terms().namespace == core.config.keys.namespace_id()
-        });
+    let in_force = super::renew::in_force(core, entry, now_ms);
     let operator = entry.domain.operator.unwrap_or(OperatorId(entry.id.key()));
+    // Of a node that dials in only the place is known from which it came.
+    let seen: Vec<SocketAddr> = match entry.domain.network {
+        Some(ip) if entry.addresses.is_empty() => vec![SocketAddr::new(ip, 0)],
+        _ => entry.addresses.clone(),
+    };
     KnownNode {
         id: entry.id,
         addresses: entry.addresses.clone(),
         agreement: in_force.map(|agreement| agreement.id()),
-        domain: FailureDomain::new(operator, &entry.addresses, entry.domain.asn),
+        domain: FailureDomain::new(operator, &seen, entry.domain.asn),
         capacity_bytes: entry.capacity_bytes,
         free_bytes: entry.free_bytes,
-        accepts_writes: true,
+        accepts_writes: entry.notes.leaving.is_none(),
     }
 }
 
@@ -271,8 +346,11 @@ fn stranger(id: NodeId, addresses: Vec<SocketAddr>) -> KnownNode {
 pub(crate) async fn remove(core: &Core, id: NodeId) -> Result<bool, MetaError> {
     let Some(mut entry) = core.meta.node(id).await? else { return Ok(false) };
     entry.removed = true;
+    entry.notes.leaving = None;
     core.meta.upsert_node(&entry).await?;
     core.pool.remove(id);
+    // Nobody will deliver them any more.
+    core.meta.forget_releases_of(id).await?;
     tracing::info!(node = %id, "a node was taken out");
     Ok(true)
 }

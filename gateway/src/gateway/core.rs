@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use holdfast_protocol::record::ScopeId;
+use holdfast_protocol::record::{Delegation, ScopeId, Signed};
 use holdfast_retrieval::cache::BlockCache;
 use holdfast_retrieval::fetch::{Beside, FetchConfig, Fetcher};
 use holdfast_retrieval::pack::Packer;
@@ -15,13 +15,16 @@ use holdfast_retrieval::tag::TagKey;
 use holdfast_retrieval::write::{
     CommitGroups, CpuPool, Deliverer, ObjectOptions, StripeWriter, WriteBudget, WriteConfig,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::buffers::UploadMemory;
 use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
-use crate::background::{AutoRepair, Connections, Healing, Ownership, PackRunner, RepairRunner, Surprise};
+use crate::background::{
+    AutoRepair, Connections, Drains, Healing, Joins, Ownership, PackRunner, RepairRunner, Surprise,
+};
 use crate::config::GatewayConfig;
 use crate::keys::token::TokenRoot;
 use crate::keys::trail::Trail;
@@ -67,6 +70,10 @@ pub(crate) struct Core {
     pub(crate) chunks: ChunkMemory,
     /// Holds forms.
     pub(crate) forms: FormMemory,
+    pub(crate) joins: Joins,
+    pub(crate) drains: Drains,
+    /// The one shown to nodes now; renewed before it ends.
+    pub(crate) delegation: Mutex<Signed<Delegation>>,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -120,6 +127,7 @@ impl Core {
         let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
         let tokens = Tokens::new(TokenRoot::of(config.keys.root()));
+        let delegation = Mutex::new(config.keys.delegation().clone());
         let core = Self {
             key_limits: Limits::default(),
             key_usage: KeyUsage::default(),
@@ -144,6 +152,9 @@ impl Core {
             fetcher,
             ownership: Ownership::default(),
             surprise: Surprise::new(shapes),
+            joins: Joins::default(),
+            drains: Drains::default(),
+            delegation,
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),

@@ -343,6 +343,42 @@ pub struct NodeEntry {
     pub joined_ms: UnixMs,
     /// Taken out by the administrator: no new blocks, and repair moves the old ones away.
     pub removed: bool,
+    /// What only some nodes have.
+    #[serde(default, skip_serializing_if = "NodeNotes::is_empty")]
+    pub notes: NodeNotes,
+}
+
+/// What only some nodes have; rows of earlier releases have none of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeNotes {
+    /// The invite by which it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite: Option<[u8; 16]>,
+    /// The agreement that follows the one in force, and begins when that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<UnverifiedAgreement>,
+    /// What it asked to be rid of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+}
+
+impl NodeNotes {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A node that wants blocks moved off it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Block bytes that may stay; 0 when it leaves altogether.
+    pub keep_bytes: u64,
+    /// When it first asked.
+    pub since_ms: UnixMs,
+    /// Shards moved since.
+    pub shards_moved: u64,
+    /// Their bytes.
+    pub bytes_moved: u64,
 }
 
 /// Facts by which failure domains are told apart.

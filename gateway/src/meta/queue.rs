@@ -15,6 +15,9 @@ use super::row::StripeRow;
 use super::store::{Row, TransactError, Transaction, prefix_end};
 use super::{Meta, next_key, schema};
 
+/// Rows forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: usize = 256;
+
 /// What one [`Meta::sweep`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -88,6 +91,17 @@ impl Meta {
     /// Forgets delivered deletion orders.
     pub async fn ack_releases(&self, items: &[QueueItem]) -> Result<(), MetaError> {
         self.ack(items).await
+    }
+
+    /// Forgets what a node should let go: it was taken out, and nobody will tell it any more.
+    pub async fn forget_releases_of(&self, node: NodeId) -> Result<(), MetaError> {
+        loop {
+            let items = self.release_queue_of(node, FORGOTTEN_AT_ONCE).await?;
+            self.ack(&items).await?;
+            if items.len() < FORGOTTEN_AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 
     /// Stripes with shards that wait for a node. They leave when [`Meta::put_stripe`] places the last one.

@@ -37,6 +37,64 @@ impl AddNode {
     }
 }
 
+/// Answers [`AddNode`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// `direct`: we dial the node. `dial_out`: nothing answers at its addresses, and it has to dial us.
+    pub reachability: String,
+    /// The namespace.
+    pub namespace: String,
+    /// This gateway's key, to dial.
+    pub gateway: String,
+    /// Where this gateway listens by QUIC; an address of all zeros stands for the host of this web side.
+    pub quic: Vec<SocketAddr>,
+    /// How the gateway sees the node; absent until it has dialled in.
+    pub node: Option<NodeRow>,
+}
+
+/// `POST /api/v1/dialback`: a node asks whether it can be dialled, before or while it is in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DialBack {
+    /// The node's id.
+    pub node: String,
+    /// Where it believes to listen.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Answers [`DialBack`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DialledBack {
+    /// The address that answered with the node's key, if one did.
+    pub reached: Option<SocketAddr>,
+    /// Why none did.
+    pub why: Option<String>,
+    /// The gateway's clock.
+    pub now_ms: u64,
+}
+
+/// `POST /api/v1/invites`: lets somebody bring in nodes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MakeInvite {
+    /// How many nodes.
+    pub nodes: u32,
+    /// For how long, in seconds.
+    pub valid_s: u64,
+    /// For whom, for people.
+    #[serde(default)]
+    pub label: String,
+    /// Web addresses at which to join.
+    pub gateways: Vec<String>,
+}
+
+/// Answers [`MakeInvite`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Invited {
+    /// The invite, one line of text.
+    pub invite: String,
+    /// Until when it can be used, in milliseconds since the epoch.
+    pub expires_ms: u64,
+}
+
 /// `GET /api/v1/nodes`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct NodeList {
@@ -67,6 +125,27 @@ pub struct NodeRow {
     pub latency_us: u64,
     /// How often it answered with something wrong.
     pub culprit_count: u64,
+    /// Whether it dials us because nobody can dial it.
+    #[serde(default)]
+    pub dials_in: bool,
+    /// How far moving its blocks away is, when it leaves or shrinks.
+    #[serde(default)]
+    pub leaving: Option<LeavingRow>,
+}
+
+/// A node that leaves or shrinks.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LeavingRow {
+    /// Shards that it still keeps.
+    pub shards_left: u64,
+    /// Their bytes.
+    pub bytes_left: u64,
+    /// Shards moved to others.
+    pub shards_moved: u64,
+    /// Whether all is moved and released.
+    pub done: bool,
+    /// What holds it up; empty when nothing does.
+    pub note: String,
 }
 
 /// `GET /api/v1/culprits`.
@@ -264,6 +343,9 @@ pub struct Status {
     pub namespace: String,
     /// This gateway on the network.
     pub gateway: String,
+    /// Where nodes may dial it by QUIC.
+    #[serde(default)]
+    pub quic: Vec<SocketAddr>,
     /// The policy of new buckets.
     pub policy: String,
     /// Whether reads and writes work.

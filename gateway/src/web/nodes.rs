@@ -1,4 +1,4 @@
-//! Nodes over the admin API: listed, taken in, taken out.
+//! Nodes over the admin API: listed, taken out. How they come in is in [`super::join`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +8,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use futures::StreamExt;
 use holdfast_protocol::NodeId;
-use holdfast_protocol::cbor;
 use holdfast_protocol::message::NodeStatus;
-use holdfast_protocol::record::{NodeRecord, Unverified};
 use holdfast_retrieval::pool::{NodeState, NodeView};
 
-use super::api::{AddNode, NodeList, NodeRow};
+use super::api::{LeavingRow, NodeList, NodeRow};
 use super::{meta_failed, refuse};
-use crate::background::{self, AdmitError};
+use crate::background;
 use crate::gateway::Core;
 
 /// Nodes asked for their counters at the same time, and how long one may take.
@@ -31,7 +29,7 @@ pub(super) async fn rows(core: &Core) -> Vec<NodeRow> {
     futures::stream::iter(core.pool.nodes())
         .map(|view| async move {
             let status = if view.state == NodeState::Up { ask(core, view.known.id).await } else { None };
-            row(&view, status)
+            row(core, &view, status)
         })
         .buffered(ASKED_AT_ONCE)
         .collect()
@@ -43,7 +41,7 @@ async fn ask(core: &Core, id: NodeId) -> Option<NodeStatus> {
     tokio::time::timeout(ANSWER_WITHIN, asking).await.ok().flatten()
 }
 
-fn row(view: &NodeView, status: Option<NodeStatus>) -> NodeRow {
+pub(super) fn row(core: &Core, view: &NodeView, status: Option<NodeStatus>) -> NodeRow {
     let known = &view.known;
     let (used_bytes, free_bytes, blocks) = match &status {
         Some(status) => (status.used_bytes, status.free_bytes, status.blocks),
@@ -66,44 +64,15 @@ fn row(view: &NodeView, status: Option<NodeStatus>) -> NodeRow {
         blocks,
         latency_us: u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
         culprit_count: view.lies,
+        dials_in: known.addresses.is_empty() && known.agreement.is_some(),
+        leaving: core.drains.progress(known.id).map(|progress| LeavingRow {
+            shards_left: progress.shards_left,
+            bytes_left: progress.bytes_left,
+            shards_moved: progress.shards_moved,
+            done: progress.done,
+            note: progress.note,
+        }),
     }
-}
-
-pub(super) async fn add(State(core): State<Arc<Core>>, Json(request): Json<AddNode>) -> Response {
-    let Some(bytes) = request.wire_bytes() else {
-        return refuse(StatusCode::BAD_REQUEST, "`record` is not base64");
-    };
-    let record: Unverified<NodeRecord> = match cbor::decode(&bytes) {
-        Ok(record) => record,
-        Err(error) => {
-            return refuse(StatusCode::BAD_REQUEST, format!("`record` is no signed node record: {error}"));
-        }
-    };
-    let facts = match record.verify() {
-        Ok(signed) => signed.into_record(),
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error.to_string()),
-    };
-    let addresses: Vec<_> = facts.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    if addresses.is_empty() {
-        return refuse(StatusCode::BAD_REQUEST, "the record names no address that can be dialled (IP:PORT)");
-    }
-    match background::admit(&core, facts.node, addresses, Some(record)).await {
-        Ok(_) => {
-            let row = core.pool.node(facts.node).map(|view| row(&view, None));
-            Json(row).into_response()
-        }
-        Err(error) => admit_failed(&error),
-    }
-}
-
-fn admit_failed(error: &AdmitError) -> Response {
-    let status = match error {
-        AdmitError::Record { .. } | AdmitError::NoRecord { .. } => StatusCode::BAD_REQUEST,
-        AdmitError::Meta(error) => return meta_failed(error),
-        error if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::BAD_GATEWAY,
-    };
-    refuse(status, error.to_string())
 }
 
 pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Response {

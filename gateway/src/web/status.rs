@@ -89,6 +89,7 @@ pub(super) async fn gather(core: &Core) -> Result<Status, MetaError> {
         software: core.config.software.clone(),
         namespace: core.config.keys.namespace_id().to_string(),
         gateway: core.config.keys.node_id().to_string(),
+        quic: super::join::quic(core),
         policy: core.config.policy.name.to_string(),
         ready: problems.is_empty(),
         problems,

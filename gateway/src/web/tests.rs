@@ -180,3 +180,82 @@ async fn access_keys_are_made_listed_rotated_and_revoked_and_the_trail_says_so()
     assert_eq!(deeds, ["CreateAccessKey", "RotateAccessKey", "RevokeAccessKey"]);
     assert!(trail.chain_holds);
 }
+
+/// A node's signed record; nothing listens at its address.
+fn record(seed: u8, now_ms: u64, seq: u64) -> String {
+    use holdfast_protocol::record::{NodeRecord, Prices, Reachability, Record, Signed};
+    let key = holdfast_protocol::SigningKey::from_seed(&[seed; 32]).unwrap();
+    let id = holdfast_protocol::NodeId(key.public());
+    let record = NodeRecord {
+        v: NodeRecord::VERSION,
+        node: id,
+        operator: holdfast_protocol::OperatorId(id.key()),
+        addresses: vec!["192.0.2.1:7400".to_owned()],
+        capacity_bytes: 1 << 30,
+        free_bytes: 1 << 30,
+        prices: Prices::default(),
+        reachability: Reachability::Unknown,
+        asn: 0,
+        software: "test".to_owned(),
+        seq,
+        issued_ms: now_ms,
+        expires_ms: now_ms + 3_600_000,
+    };
+    let wire = Signed::sign(record, &key).to_wire();
+    serde_json::to_string(&api::AddNode::from_wire_bytes(&holdfast_protocol::cbor::encode(&wire))).unwrap()
+}
+
+async fn invite(world: &World, nodes: u32) -> String {
+    let ask = format!(r#"{{"nodes":{nodes},"valid_s":60,"gateways":["http://192.0.2.9:8080"]}}"#);
+    let (status, body) = world.call(Method::POST, "/api/v1/invites", Some(&world.token()), &ask).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    serde_json::from_str::<api::Invited>(&body).unwrap().invite
+}
+
+#[tokio::test]
+async fn an_invite_lets_in_as_many_nodes_as_it_says_and_nothing_else() {
+    let world = World::new().await;
+    let now_ms = SystemClock.now_ms();
+    let invite = invite(&world, 1).await;
+    for path in ["/api/v1/nodes", "/api/v1/repair", "/api/v1/culprits"] {
+        let (status, _) = world.call(Method::GET, path, Some(&invite), "").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let (status, _) = world.call(Method::POST, "/api/v1/invites", Some(&invite), "{}").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "invites breed no invites");
+    // Nothing listens there, so the node is told to dial in, and is expected.
+    let (status, body) =
+        world.call(Method::POST, "/api/v1/nodes", Some(&invite), &record(1, now_ms, 1)).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let joined: api::Joined = serde_json::from_str(&body).unwrap();
+    assert_eq!(joined.reachability, "dial_out");
+    // The same node may ask again; another one finds the invite used.
+    let again = world.call(Method::POST, "/api/v1/nodes", Some(&invite), &record(1, now_ms, 2)).await;
+    assert_eq!(again.0, StatusCode::OK, "{}", again.1);
+    let (status, body) =
+        world.call(Method::POST, "/api/v1/nodes", Some(&invite), &record(2, now_ms, 1)).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert!(body.contains("for 1 nodes"), "{body}");
+}
+
+#[tokio::test]
+async fn nobody_comes_without_a_pass_or_with_a_forged_one() {
+    let world = World::new().await;
+    let now_ms = SystemClock.now_ms();
+    let other = World::new().await;
+    let foreign = invite(&other, 5).await;
+    let mut forged = invite(&world, 5).await;
+    let last = forged.pop().unwrap();
+    forged.push(if last == 'A' { 'B' } else { 'A' });
+    for token in [None, Some("wrong"), Some(foreign.as_str()), Some(forged.as_str())] {
+        let (status, body) = world.call(Method::POST, "/api/v1/nodes", token, &record(1, now_ms, 1)).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+        let ask = r#"{"node":"z6MkjchhfUsD6mmvni8mCdXHw216Xrm9bQe2mBH1P5RDjVJG","addresses":[]}"#;
+        let (status, body) = world.call(Method::POST, "/api/v1/dialback", token, ask).await;
+        assert_ne!(status, StatusCode::OK, "{body}");
+    }
+    let over = record(1, now_ms - 7_200_000, 1);
+    let (status, body) = world.call(Method::POST, "/api/v1/nodes", Some(&world.token()), &over).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(body.contains("clock"), "{body}");
+}

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Connection, DialError, Transport};
 use crate::key::{NodeId, SigningKey};
 
+mod narrow;
 mod runtime;
 mod socket;
 mod stream;
@@ -60,6 +61,9 @@ pub struct QuicConfig {
     pub retry_above: usize,
     /// How long a handshake may take, dialled (per address) or accepted.
     pub handshake_deadline: Duration,
+    /// Accepted connections begin with small windows and few streams, until [`Connection::widen`]: for programs that
+    /// anybody may dial.
+    pub narrow_accepted: bool,
 }
 
 impl QuicConfig {
@@ -73,6 +77,7 @@ impl QuicConfig {
             handshakes_max: 256,
             retry_above: 32,
             handshake_deadline: Duration::from_secs(5),
+            narrow_accepted: false,
         }
     }
 }
@@ -95,7 +100,7 @@ impl QuicTransport {
         let address = config.listen;
         let socket_error = |source| BindError::Socket { address, source };
         let identity = Arc::new(Identity::new(&config.key)?);
-        let acceptors = Acceptors::new(&identity)?;
+        let acceptors = Acceptors::new(&identity, config.narrow_accepted)?;
         let socket = tuning::socket(address).map_err(socket_error)?;
         let closing = CancellationToken::new();
         let closed = CancellationToken::new();
@@ -215,11 +220,15 @@ struct Acceptors {
 }
 
 impl Acceptors {
-    fn new(identity: &Identity) -> Result<Self, BindError> {
-        Ok(Self {
-            loopback: Arc::new(identity.server_config(tuning::Way::Loopback)?),
-            wide: Arc::new(identity.server_config(tuning::Way::Wide)?),
-        })
+    fn new(identity: &Identity, narrow: bool) -> Result<Self, BindError> {
+        let config = |way| -> Result<Arc<quinn::ServerConfig>, BindError> {
+            let mut config = identity.server_config(way)?;
+            if narrow {
+                config.transport_config(narrow::transport_config(way));
+            }
+            Ok(Arc::new(config))
+        };
+        Ok(Self { loopback: config(tuning::Way::Loopback)?, wide: config(tuning::Way::Wide)? })
     }
 
     fn of(&self, remote: SocketAddr) -> Arc<quinn::ServerConfig> {

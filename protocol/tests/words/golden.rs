@@ -100,6 +100,8 @@ fn records_have_their_golden_bytes() {
     signed("head", head(), &gateway_key());
     signed("disclaimer", disclaimer(), &gateway_key());
     signed("deletion-order", deletion_order(), &gateway_key());
+    signed("invite", invite(), &namespace_key());
+    signed("deny-list", deny_list(), &node_key());
     record("claim", &claim());
     record("manifest", &manifest());
     record("manifest-page", &manifest_page());
@@ -178,21 +180,30 @@ pub(crate) fn signing_hashes() -> Vec<(&'static str, [u8; 32])> {
 #[test]
 fn domains_are_distinct() {
     let mut domains: Vec<_> = signing_hashes().into_iter().map(|(domain, _)| domain).collect();
+    domains.extend([Invite::DOMAIN, DenyList::DOMAIN]);
     assert!(domains.iter().all(|domain| domain.starts_with("holdfast ") && domain.ends_with(" v1")));
     domains.sort_unstable();
     domains.dedup();
-    assert_eq!(domains.len(), 12);
+    assert_eq!(domains.len(), 14);
 }
 
 /// No file lies around that no test reads.
 #[test]
 fn no_golden_file_is_forgotten() {
     let mut known: Vec<String> = vec!["text-forms.txt".into(), "README".into()];
-    for name in
-        ["agreement", "delegation", "receipt", "grant", "node-record", "head", "disclaimer", "deletion-order"]
-            .into_iter()
-            .chain(["read-transcript"])
-    {
+    for name in [
+        "agreement",
+        "delegation",
+        "receipt",
+        "grant",
+        "node-record",
+        "head",
+        "disclaimer",
+        "deletion-order",
+        "invite",
+        "deny-list",
+        "read-transcript",
+    ] {
         known.push(format!("record-{name}.hex"));
         known.push(format!("signed-{name}.hex"));
     }

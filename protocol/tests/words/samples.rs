@@ -255,6 +255,47 @@ pub(crate) fn deletion_order() -> DeletionOrder {
     }
 }
 
+pub(crate) fn invite() -> Invite {
+    Invite {
+        v: 1,
+        namespace: namespace(),
+        gateways: vec!["http://gateway.example:8080".into()],
+        id: [0x1d; 16],
+        nodes: 3,
+        issued_ms: NOW_MS,
+        expires_ms: NOW_MS + 86_400_000,
+        label: "the attic".into(),
+    }
+}
+
+pub(crate) fn deny_list() -> DenyList {
+    let line = |what| DeniedLine { what, reason: "by court order".into(), since_ms: NOW_MS };
+    DenyList {
+        v: 1,
+        node: node(),
+        lines: vec![
+            line(Denied::Block(digest(1))),
+            line(Denied::Peer(gateway())),
+            line(Denied::Namespace(namespace())),
+        ],
+        seq: 2,
+        issued_ms: NOW_MS,
+    }
+}
+
+pub(crate) fn drain_progress() -> DrainProgress {
+    DrainProgress {
+        shards_left: 7,
+        bytes_left: 7_340_032,
+        shards_moved: 3,
+        bytes_moved: 3_145_728,
+        releases_left: 2,
+        waiting_for_nodes: 1,
+        done: false,
+        note: "no other node may take it".into(),
+    }
+}
+
 pub(crate) fn put_block() -> PutBlock {
     PutBlock {
         agreement: agreement_id(),
@@ -333,6 +374,11 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
         ("get-heads", Request::GetHeads(HeadsOf { namespace: namespace() })),
         ("agree", Request::Agree(Agree { terms })),
         ("status", Request::Status(StatusQuery {})),
+        ("drain-leave", Request::Drain(Drain { agreement, wish: DrainWish::Leave })),
+        (
+            "drain-shrink",
+            Request::Drain(Drain { agreement, wish: DrainWish::Shrink { keep_bytes: 1 << 40 } }),
+        ),
     ]
 }
 
@@ -407,6 +453,7 @@ pub(crate) fn replies() -> Vec<(String, Reply)> {
         ("get-heads".to_owned(), Reply::GetHeads(Heads { heads: vec![presented_head()] })),
         ("agree".to_owned(), Reply::Agree(signed_agreement().to_wire())),
         ("status".to_owned(), Reply::Status(status())),
+        ("drain".to_owned(), Reply::Drain(drain_progress())),
     ];
     all.extend(REASONS.iter().map(|(word, reason)| {
         let refusal = Refusal::new(*reason, "because");

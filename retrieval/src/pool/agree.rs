@@ -7,7 +7,8 @@ use super::{NodePool, PoolError};
 
 impl NodePool {
     /// The agreement in force with `id`: the one that the node named in its Hello, when it is with the same
-    /// namespace, covers the capacity of `terms` and has not ended; else `terms`, countersigned by the node.
+    /// namespace, covers the capacity of `terms` and has not ended when `terms` begin; else `terms`, countersigned by
+    /// the node. Terms that begin later are agreed on and not taken into use.
     ///
     /// `terms` carry the namespace's signature; the namespace's key never comes here.
     pub async fn ensure_agreement(
@@ -22,7 +23,7 @@ impl NodePool {
             let has = agreed.terms();
             if has.namespace == wanted.namespace
                 && has.capacity_bytes >= wanted.capacity_bytes
-                && has.end_ms > self.now_ms()
+                && has.end_ms > self.now_ms().max(wanted.start_ms)
             {
                 entry.set_agreed(agreed.clone());
                 return Ok(agreed);
@@ -38,7 +39,9 @@ impl NodePool {
         if wanted.node != id {
             return Err(refused("the terms name another node", None));
         }
-        entry.set_agreed(agreed.clone());
+        if wanted.start_ms <= self.now_ms() {
+            entry.set_agreed(agreed.clone());
+        }
         Ok(agreed)
     }
 }

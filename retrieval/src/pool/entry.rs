@@ -257,11 +257,14 @@ impl Entry {
     fn connect(&self, peer: Peer, reply: &HelloReply) {
         // An agreement that does not verify, or is another node's, is as good as none; writes will say so.
         let agreed = reply.agreement.as_ref().and_then(|agreement| agreement.verify().ok());
+        let connection = Arc::clone(peer.connection());
         let mut inner = self.inner.lock();
         if let Some(agreed) = agreed.filter(|agreed| agreed.terms().node == peer.id()) {
             inner.agreed = Some(agreed);
         }
-        if let Some(replaced) = inner.peer.replace(peer) {
+        let same = |other: &Peer| Arc::ptr_eq(other.connection(), &connection);
+        // A session may be opened again on the connection that is there: that is how a delegation is renewed.
+        if let Some(replaced) = inner.peer.replace(peer).filter(|other| !same(other)) {
             replaced.connection().close("replaced by a newer connection");
         }
         inner.failures = 0;
@@ -292,6 +295,29 @@ impl Inner {
 }
 
 impl NodePool {
+    /// Says Hello once more on a connection that is kept already.
+    pub(super) async fn renew(
+        &self,
+        entry: &Entry,
+        connection: Arc<dyn Connection>,
+    ) -> Result<(), PoolError> {
+        let id = connection.peer();
+        let (peer, reply) = Peer::hello(connection, self.hello_params())
+            .await
+            .map_err(|source| PoolError::Call { node: id, source })?;
+        entry.connect(peer, &reply);
+        Ok(())
+    }
+
+    fn hello_params(&self) -> HelloParams {
+        HelloParams {
+            delegation: self.delegation.read().clone(),
+            node_record: None,
+            software: self.config.software.clone(),
+            now_ms: self.now_ms(),
+        }
+    }
+
     /// Says Hello on a fresh connection and keeps it.
     pub(super) async fn greet(
         &self,
@@ -299,15 +325,10 @@ impl NodePool {
         connection: Arc<dyn Connection>,
     ) -> Result<(Peer, HelloReply), PoolError> {
         let id = connection.peer();
-        let hello = HelloParams {
-            delegation: self.delegation.read().clone(),
-            node_record: None,
-            software: self.config.software.clone(),
-            now_ms: self.now_ms(),
-        };
-        let (peer, reply) = Peer::hello(Arc::clone(&connection), hello)
+        let (peer, reply) = Peer::hello(Arc::clone(&connection), self.hello_params())
             .await
             .map_err(|source| PoolError::Call { node: id, source })?;
+        connection.widen();
         entry.connect(peer.clone(), &reply);
         tracing::debug!(node = %id, software = reply.software, "connected");
         if let Some(on_connected) = &self.config.on_connected {

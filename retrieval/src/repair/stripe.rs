@@ -128,7 +128,7 @@ impl Repairer {
     }
 
     /// The missing shards' bytes, each equal to its digest. Shards that prove bad on the way join the missing.
-    async fn rebuild(
+    pub(super) async fn rebuild(
         &self,
         stripe: &Stripe,
         damage: &mut Damage,
@@ -176,7 +176,7 @@ impl Repairer {
         })
     }
 
-    async fn commit(&self, stripe: &Stripe, placed: &[Chosen]) -> Result<(), RepairStoreError> {
+    pub(super) async fn commit(&self, stripe: &Stripe, placed: &[Chosen]) -> Result<(), RepairStoreError> {
         let putter = Putter { pool: Arc::clone(&self.pool) };
         for chosen in placed {
             let tag = self.tags.tag(stripe.id, chosen.node);

@@ -1,5 +1,6 @@
 //! The calls of a store, over all disks.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -273,9 +274,20 @@ impl Disks {
         now_ms: u64,
         max: usize,
     ) -> Result<Vec<(AgreementId, ClaimRef)>, ReadError> {
+        self.expired_leases_except(now_ms, max, &HashSet::new()).await
+    }
+
+    /// As [`Disks::expired_leases`], without the claims of these agreements.
+    pub async fn expired_leases_except(
+        &self,
+        now_ms: u64,
+        max: usize,
+        skipped: &HashSet<AgreementId>,
+    ) -> Result<Vec<(AgreementId, ClaimRef)>, ReadError> {
         let mut expired = Vec::new();
         for (_, store) in self.present() {
-            expired.extend(store.expired_leases(now_ms, max - expired.len()).await?);
+            let more = store.expired_leases_except(now_ms, max - expired.len(), skipped.clone()).await?;
+            expired.extend(more);
         }
         Ok(expired)
     }

@@ -10,6 +10,7 @@ use holdfast_protocol::record::Prices;
 use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::{NamespaceId, OperatorId};
 
+use super::bandwidth::Schedule;
 use super::limits::NodeLimits;
 use crate::disks::DiskConfig;
 use crate::store::IoMode;
@@ -30,7 +31,7 @@ pub struct NodeConfig {
     pub operator: Option<OperatorId>,
     /// Addresses for the node record, best first; [`super::Node::advertise`] replaces them later.
     pub addresses: Vec<SocketAddr>,
-    /// Which namespaces may rent capacity.
+    /// Which namespaces may rent capacity; [`super::Node::admit`] adds to them while the node runs.
     pub admit: Admission,
     /// What is asked; terms below these prices are refused.
     pub prices: Prices,
@@ -44,6 +45,8 @@ pub struct NodeConfig {
     pub lease: LeasePolicy,
     /// Bounds that depend on the machine.
     pub limits: NodeLimits,
+    /// What the line allows.
+    pub bandwidth: Bandwidth,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
     /// Makes the node lie to its readers, for tests of those readers. Never weakens a check of the node's own.
@@ -51,7 +54,8 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// A node in `dir` offering `capacity_bytes`, everything else at its default: anybody may rent, 7 days of trash.
+    /// A node in `dir` offering `capacity_bytes`, everything else at its default: nobody may rent until admitted,
+    /// 7 days of trash.
     pub fn new(dir: impl Into<PathBuf>, capacity_bytes: u64) -> Self {
         Self {
             dir: dir.into(),
@@ -60,13 +64,14 @@ impl NodeConfig {
             scrub_period_ms: SCRUB_PERIOD_DEFAULT_MS,
             operator: None,
             addresses: Vec::new(),
-            admit: Admission::Any,
+            admit: Admission::default(),
             prices: Prices::default(),
             asn: 0,
             io: IoMode::Auto,
             trash_period_ms: 7 * 24 * 3600 * 1000,
             lease: LeasePolicy::default(),
             limits: NodeLimits::default(),
+            bandwidth: Bandwidth::default(),
             clock: Arc::new(SystemClock),
             misbehave: None,
         }
@@ -87,13 +92,40 @@ impl fmt::Debug for NodeConfig {
 }
 
 /// Which namespaces may rent capacity.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Any, as long as capacity is left.
-    #[default]
     Any,
     /// Only these.
     Listed(Vec<NamespaceId>),
+}
+
+impl Default for Admission {
+    /// Nobody: who may fill a disk is for its owner to say.
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
+}
+
+/// Bytes a second by hour of day.
+#[derive(Clone, Debug)]
+pub struct Bandwidth {
+    /// Block bytes sent to readers.
+    pub send: Schedule,
+    /// Block bytes taken from writers.
+    pub take: Schedule,
+    /// The minute of the local day at a time; UTC unless set.
+    pub minute_of_day: fn(u64) -> u16,
+}
+
+impl Default for Bandwidth {
+    fn default() -> Self {
+        Self { send: Schedule::default(), take: Schedule::default(), minute_of_day: utc_minute }
+    }
+}
+
+fn utc_minute(now_ms: u64) -> u16 {
+    u16::try_from(now_ms / 60_000 % (24 * 60)).unwrap_or(0)
 }
 
 impl Admission {

@@ -4,16 +4,18 @@
 //! committed, those still provisional get more time, and only those that a signed disclaimer names are let go. Silence
 //! keeps a block, for 30 days; a gateway that comes back late finds its blocks.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use holdfast_protocol::NamespaceId;
 use holdfast_protocol::limits::{CLAIMS_PER_REQUEST_MAX, CLOCK_SKEW_MAX_MS};
 use holdfast_protocol::message::{HasBlocks, HasBlocksReply, Held};
-use holdfast_protocol::record::{AgreementId, ClaimRef};
+use holdfast_protocol::record::{AgreementId, ClaimRef, SignedAgreement};
 use holdfast_protocol::rpc::Peer;
 use holdfast_protocol::time::UnixMs;
+use parking_lot::Mutex;
 
 use super::Node;
 use super::limits::{LEASE_ANSWER_DEADLINE_MS, LEASES_PER_ROUND_MAX};
@@ -35,6 +37,37 @@ pub struct LeaseReport {
     pub silent: u64,
 }
 
+/// What a namespace holds of each claim asked, and which of them it disclaims.
+type Answer = (Vec<Held>, HashSet<ClaimRef>);
+
+/// Agreements whose ended leases are settled at the same time.
+const AGREEMENTS_AT_ONCE: usize = 16;
+/// A namespace that did not answer is left alone for this long.
+const QUIET_MS: u64 = 10 * 60 * 1000;
+
+/// Namespaces that did not answer lately; as many as there are with agreements.
+#[derive(Default)]
+pub(crate) struct Quiet(Mutex<HashMap<NamespaceId, UnixMs>>);
+
+impl Quiet {
+    fn add(&self, namespace: NamespaceId, now_ms: UnixMs) {
+        self.0.lock().insert(namespace, now_ms.saturating_add(QUIET_MS));
+    }
+
+    /// The agreements of those that are still left alone.
+    fn agreements(&self, all: &[Arc<SignedAgreement>], now_ms: UnixMs) -> HashSet<AgreementId> {
+        let mut quiet = self.0.lock();
+        quiet.retain(|_, until_ms| *until_ms > now_ms);
+        let of_quiet = all.iter().filter(|agreement| quiet.contains_key(&agreement.terms().namespace));
+        of_quiet.map(|agreement| agreement.id()).collect()
+    }
+
+    /// A connection of it came up: it may be asked again.
+    pub(crate) fn is_heard(&self, namespace: NamespaceId) {
+        self.0.lock().remove(&namespace);
+    }
+}
+
 /// What to do with the claims of one question.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Verdicts {
@@ -49,7 +82,8 @@ impl Node {
     /// The node does this by itself at the interval of its lease policy.
     pub async fn keep_leases(&self, now_ms: UnixMs) -> LeaseReport {
         let mut report = LeaseReport::default();
-        let ended = match self.store.expired_leases(now_ms, LEASES_PER_ROUND_MAX).await {
+        let skipped = self.quiet.agreements(&self.ledger.agreements(), now_ms);
+        let ended = match self.store.expired_leases_except(now_ms, LEASES_PER_ROUND_MAX, &skipped).await {
             Ok(ended) => ended,
             Err(error) => {
                 tracing::warn!(%error, "ended leases cannot be listed; they are kept");
@@ -60,15 +94,17 @@ impl Node {
         for (agreement, claim) in ended {
             by_agreement.entry(agreement).or_default().push(claim);
         }
-        for (agreement, claims) in by_agreement {
-            for some in claims.chunks(CLAIMS_PER_REQUEST_MAX) {
-                if self.is_stopping() {
-                    return report;
-                }
-                if let Err(error) = self.settle(agreement, some, now_ms, &mut report).await {
-                    tracing::warn!(%agreement, %error, "ended leases cannot be settled; they are kept");
-                }
-            }
+        // Side by side: a namespace that takes its time holds up no other.
+        let settled: Vec<LeaseReport> = futures::stream::iter(by_agreement)
+            .map(|(agreement, claims)| self.settle_all(agreement, claims, now_ms))
+            .buffer_unordered(AGREEMENTS_AT_ONCE)
+            .collect()
+            .await;
+        for some in settled {
+            report.committed += some.committed;
+            report.extended += some.extended;
+            report.dropped += some.dropped;
+            report.silent += some.silent;
         }
         for (outcome, count) in [
             ("committed", report.committed),
@@ -84,18 +120,38 @@ impl Node {
         report
     }
 
+    /// Settles the claims of one agreement, question by question; after one that is not answered no more are asked.
+    async fn settle_all(&self, agreement: AgreementId, claims: Vec<ClaimRef>, now_ms: UnixMs) -> LeaseReport {
+        let mut report = LeaseReport::default();
+        let mut namespace = self.ledger.agreement(&agreement).map(|held| held.terms().namespace);
+        for some in claims.chunks(CLAIMS_PER_REQUEST_MAX) {
+            if self.is_stopping() {
+                break;
+            }
+            let answer = match namespace {
+                Some(namespace) => self.ask(namespace, agreement, some, now_ms).await,
+                None => None,
+            };
+            if answer.is_none()
+                && let Some(quiet) = namespace.take()
+            {
+                self.quiet.add(quiet, now_ms);
+            }
+            if let Err(error) = self.settle(agreement, some, answer, now_ms, &mut report).await {
+                tracing::warn!(%agreement, %error, "ended leases cannot be settled; they are kept");
+            }
+        }
+        report
+    }
+
     async fn settle(
         &self,
         agreement: AgreementId,
         claims: &[ClaimRef],
+        answer: Option<Answer>,
         now_ms: UnixMs,
         report: &mut LeaseReport,
     ) -> Result<(), StoreError> {
-        let namespace = self.ledger.agreement(&agreement).map(|held| held.terms().namespace);
-        let answer = match namespace {
-            Some(namespace) => self.ask(namespace, agreement, claims, now_ms).await,
-            None => None,
-        };
         let mut verdicts = match answer {
             Some((held, disclaimed)) => judge(claims, &held, &disclaimed),
             None => Verdicts { silent: claims.to_vec(), ..Verdicts::default() },
@@ -140,7 +196,7 @@ impl Node {
         agreement: AgreementId,
         claims: &[ClaimRef],
         now_ms: UnixMs,
-    ) -> Option<(Vec<Held>, HashSet<ClaimRef>)> {
+    ) -> Option<Answer> {
         let links: Vec<Arc<Link>> = self.links.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
         for link in links {
             let Some(session) = link.acting_for(namespace, Right::Write, now_ms) else { continue };

@@ -103,6 +103,12 @@ impl Ledger {
         running.max_by_key(|held| held.terms().end_ms).cloned()
     }
 
+    /// The namespace's agreements, ended ones and those to come included; at most a few.
+    pub(crate) fn of_namespace(&self, namespace: NamespaceId) -> Vec<Arc<SignedAgreement>> {
+        let state = self.state.read();
+        state.agreements.values().filter(|held| held.terms().namespace == namespace).cloned().collect()
+    }
+
     /// How many agreements run.
     pub(crate) fn running(&self, now_ms: u64) -> u64 {
         let state = self.state.read();

@@ -25,6 +25,15 @@ pub const CONTROL_BURST: u32 = 100;
 /// Control requests a second after that. Some write a file and sync it, so they are dearer than reads.
 pub const CONTROL_PER_SECOND: u32 = 50;
 
+/// Requests for chunks, which is what challenges are, that a peer may send at once: a whole round of a public audit.
+pub const CHALLENGE_BURST: u32 = 2000;
+/// Requests for chunks a second after that. Each costs a disk read of a whole group.
+pub const CHALLENGES_PER_SECOND: u32 = 200;
+/// Connections that one peer may have as a stranger.
+pub const CONNECTIONS_PER_STRANGER: usize = 4;
+/// A stranger's connection that asked for something within this time is not given up for a newcomer's.
+pub const STRANGER_BUSY_MS: u64 = 2_000;
+
 /// Agreements a node keeps. Each is about 1 KiB in memory; all are read at start.
 pub const AGREEMENTS_MAX: usize = 4096;
 /// Agreements one namespace may have at a node: the running one, renewals, and room for mistakes.
@@ -61,7 +70,7 @@ pub struct NodeLimits {
     /// Streams that a delegate's connection may have running; further ones wait unread.
     pub streams_per_delegate: usize,
     /// Streams that any other connection may have running. Times the connections and a header's length,
-    /// this bounds what strangers can make a node hold before it has understood a word: 256 MiB by default.
+    /// this bounds what strangers can make a node hold before it has understood a word: 64 MiB by default.
     pub streams_per_stranger: usize,
     /// Block bytes in memory on behalf of one peer, both directions, over all of its connections.
     pub peer_bytes: usize,
@@ -76,9 +85,9 @@ impl Default for NodeLimits {
         const MIB: usize = BLOCK_LEN_MAX as usize;
         Self {
             delegate_connections: 512,
-            stranger_connections: 512,
+            stranger_connections: 256,
             streams_per_delegate: 256,
-            streams_per_stranger: 8,
+            streams_per_stranger: 4,
             peer_bytes: 48 * MIB,
             delegate_bytes: 96 * MIB,
             stranger_bytes: 16 * MIB,

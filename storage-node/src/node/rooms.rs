@@ -1,25 +1,28 @@
-//! How much room each agreement has left, so that puts under way together never exceed what was agreed.
+//! How much room each namespace has left, so that puts under way together never exceed what was agreed.
 //!
-//! The store counts what an agreement keeps, but asking it for every put would cost a look-up each. So its answer
+//! Agreements of one namespace follow one another: what is kept under one that has ended counts under its successor, so
+//! room is counted over all of them. The store counts what an agreement keeps, but asking it for every put would cost a look-up each. So its answer
 //! is kept, puts are added to it, and it is asked again only when the sum says that the agreement is full. The sum can
 //! only be too high (deletions, repeated puts), never too low.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use holdfast_protocol::NamespaceId;
 use holdfast_protocol::digest::BlockLen;
 use holdfast_protocol::message::{Refusal, RefusalReason};
-use holdfast_protocol::record::{AgreementId, SignedAgreement};
 use parking_lot::Mutex;
 
+use super::admission;
+use super::ledger::Ledger;
 use crate::disks::Disks;
 use crate::server::refusal;
 use crate::store::page_bytes;
 
-/// The rooms of all agreements; as many entries as there are agreements with puts.
+/// The rooms of all namespaces; as many entries as there are namespaces with puts.
 #[derive(Default)]
 pub(crate) struct Rooms {
-    tallies: Mutex<HashMap<AgreementId, Arc<Mutex<Tally>>>>,
+    tallies: Mutex<HashMap<NamespaceId, Arc<Mutex<Tally>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -72,23 +75,32 @@ impl Drop for Room {
 }
 
 impl Rooms {
-    /// Takes room for a block of `len` bytes under the agreement, or refuses. Charged are whole pages with the header,
+    /// Takes room for a block of `len` bytes for the namespace, or refuses. Charged are whole pages with the header,
     /// as the disk gives them: else an agreement full of tiny blocks would fill a disk thousands of times its size.
     pub(crate) async fn reserve(
         &self,
         store: &Disks,
-        agreement: &SignedAgreement,
+        ledger: &Ledger,
+        namespace: NamespaceId,
+        now_ms: u64,
         len: BlockLen,
     ) -> Result<Room, Refusal> {
-        let (id, capacity, len) = (agreement.id(), agreement.terms().capacity_bytes, page_bytes(len));
-        let tally = self.tallies.lock().entry(id).or_default().clone();
+        let agreements = ledger.of_namespace(namespace);
+        let running = agreements.iter().filter(|held| admission::in_term(held.terms(), now_ms));
+        let capacity = running.fold(0u64, |sum, held| sum.saturating_add(held.terms().capacity_bytes));
+        let len = page_bytes(len);
+        let tally = self.tallies.lock().entry(namespace).or_default().clone();
         if tally.lock().take(len, capacity) {
             return Ok(Room { tally, len });
         }
         let kept_before = tally.lock().kept;
-        let usage = store.agreement_usage(id).await.map_err(|error| refusal::read(&error))?;
+        let mut counted = 0u64;
+        for agreement in &agreements {
+            let usage = store.agreement_usage(agreement.id()).await.map_err(|error| refusal::read(&error))?;
+            counted = counted.saturating_add(usage.page_bytes);
+        }
         let mut held = tally.lock();
-        held.recount(usage.page_bytes, kept_before);
+        held.recount(counted, kept_before);
         let taken = held.take(len, capacity);
         drop(held);
         if taken {
@@ -97,8 +109,7 @@ impl Rooms {
         Err(Refusal::new(
             RefusalReason::AgreementFull,
             format!(
-                "the agreement is for {capacity} bytes, {} are taken with headers and padding; {len} more do not fit",
-                usage.page_bytes
+                "{capacity} bytes are agreed on, {counted} are taken with headers and padding; {len} more do not fit"
             ),
         ))
     }

@@ -50,6 +50,11 @@ pub(crate) async fn agree(
 }
 
 fn countersign(node: &Node, terms: Signed<Agreement>, now_ms: u64) -> Result<Arc<SignedAgreement>, Refusal> {
+    node.deny.namespace(terms.record().namespace)?;
+    if let Some(why) = node.mode().refusal() {
+        return Err(Refusal::new(RefusalReason::Stopping, why));
+    }
+    let admitted = node.admission();
     let decided = node.ledger.agree::<Undecided>(|present| {
         // Another stream may have brought the same terms meanwhile.
         if let Some(held) = present.iter().find(|held| held.id() == AgreementId(terms.id())) {
@@ -58,8 +63,8 @@ fn countersign(node: &Node, terms: Signed<Agreement>, now_ms: u64) -> Result<Arc
         let offer = Offer {
             node: node.id(),
             operator: node.operator(),
-            capacity_bytes: node.config.capacity_bytes,
-            admit: &node.config.admit,
+            capacity_bytes: node.offered_bytes(),
+            admit: &admitted,
             prices: &node.config.prices,
         };
         admission::decide(&offer, terms.record(), present, now_ms).map_err(Undecided::Refused)?;

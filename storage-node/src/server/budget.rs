@@ -4,6 +4,7 @@
 //! strangers can starve those who pay. Everything here has a bound named in `node/limits.rs`.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use holdfast_protocol::record::{Grant, PresentedGrant, SignatureError};
 use holdfast_protocol::{NamespaceId, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
+use super::strangers::{Seated, Strangers};
 use crate::metric;
 use crate::node::limits::{
-    CONTROL_BURST, CONTROL_PER_SECOND, GRANT_CHECKED_MS, GRANTS_CHECKED_MAX, GRANTS_TRACKED_MAX,
-    HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
+    CHALLENGE_BURST, CHALLENGES_PER_SECOND, CONTROL_BURST, CONTROL_PER_SECOND, GRANT_CHECKED_MS,
+    GRANTS_CHECKED_MAX, GRANTS_TRACKED_MAX, HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
 };
 
 /// How long a request may wait for memory before it is told to come back.
@@ -34,7 +37,7 @@ pub(crate) enum Standing {
 
 /// The node's pools.
 pub(crate) struct Budgets {
-    stranger_places: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     delegate_places: Arc<Semaphore>,
     stranger_bytes: Arc<Semaphore>,
     delegate_bytes: Arc<Semaphore>,
@@ -47,12 +50,39 @@ pub(crate) struct Budgets {
 pub(crate) struct PeerBudget {
     bytes: Arc<Semaphore>,
     control: Mutex<TokenBucket>,
+    challenges: Mutex<TokenBucket>,
 }
 
 /// A connection's place; given back when dropped.
-pub(crate) struct Place {
-    pub(crate) standing: Standing,
-    _permit: OwnedSemaphorePermit,
+pub(crate) enum Place {
+    /// A stranger's seat, which may be given to somebody else.
+    Stranger(Seated),
+    /// A delegate's, kept as long as the connection.
+    Delegate { _permit: OwnedSemaphorePermit },
+}
+
+impl Place {
+    pub(crate) fn standing(&self) -> Standing {
+        match self {
+            Self::Stranger(_) => Standing::Stranger,
+            Self::Delegate { .. } => Standing::Delegate,
+        }
+    }
+
+    /// Fires when the place was given to somebody else; never for a delegate.
+    pub(crate) fn displaced(&self) -> CancellationToken {
+        match self {
+            Self::Stranger(seated) => seated.displaced.clone(),
+            Self::Delegate { .. } => CancellationToken::new(),
+        }
+    }
+
+    /// The peer asked for something.
+    pub(crate) fn touch(&self) {
+        if let Self::Stranger(seated) = self {
+            seated.touch();
+        }
+    }
 }
 
 /// Block bytes that may be in memory; given back when dropped.
@@ -73,7 +103,7 @@ impl Budgets {
         // A pool smaller than one block could never serve one.
         let pool = |bytes: usize| Arc::new(Semaphore::new(bytes.max(BLOCK_LEN_MAX as usize)));
         Self {
-            stranger_places: Arc::new(Semaphore::new(limits.stranger_connections)),
+            strangers: Strangers::new(limits.stranger_connections),
             delegate_places: Arc::new(Semaphore::new(limits.delegate_connections)),
             stranger_bytes: pool(limits.stranger_bytes),
             delegate_bytes: pool(limits.delegate_bytes),
@@ -83,16 +113,16 @@ impl Budgets {
         }
     }
 
-    /// A place for a new connection, whose peer is a stranger until Hello shows otherwise; `None` when all are taken.
-    pub(crate) fn admit(&self) -> Option<Place> {
-        let permit = self.stranger_places.clone().try_acquire_owned().ok()?;
-        Some(Place { standing: Standing::Stranger, _permit: permit })
+    /// A place for a new connection, whose peer is a stranger until Hello shows otherwise; `None` when all are taken by
+    /// others who are busy.
+    pub(crate) fn admit(&self, peer: NodeId, remote: Option<IpAddr>) -> Option<Place> {
+        self.strangers.seat(peer, remote).map(Place::Stranger)
     }
 
     /// A delegate's place, if one is left.
     pub(crate) fn promote(&self) -> Option<Place> {
         let permit = self.delegate_places.clone().try_acquire_owned().ok()?;
-        Some(Place { standing: Standing::Delegate, _permit: permit })
+        Some(Place::Delegate { _permit: permit })
     }
 
     /// Waits for a place to read a request's header. Strangers need none: their connections may run so few streams that
@@ -117,6 +147,7 @@ impl Budgets {
         let budget = Arc::new(PeerBudget {
             bytes: Arc::new(Semaphore::new(self.peer_bytes)),
             control: Mutex::new(TokenBucket::full(CONTROL_BURST, CONTROL_PER_SECOND, now_ms)),
+            challenges: Mutex::new(TokenBucket::full(CHALLENGE_BURST, CHALLENGES_PER_SECOND, now_ms)),
         });
         peers.insert(peer, Arc::downgrade(&budget));
         budget
@@ -164,6 +195,19 @@ impl PeerBudget {
         Err(Refusal::new(
             RefusalReason::Busy,
             format!("more than {CONTROL_PER_SECOND} control requests a second"),
+        ))
+    }
+}
+
+impl PeerBudget {
+    /// Takes one request for chunks from the peer's rate.
+    pub(crate) fn challenge(&self, now_ms: u64) -> Result<(), Refusal> {
+        if self.challenges.lock().take(now_ms) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalReason::Busy,
+            format!("more than {CHALLENGES_PER_SECOND} requests for chunks a second"),
         ))
     }
 }
@@ -356,15 +400,15 @@ mod tests {
         assert!(more.await.is_ok());
     }
 
-    #[test]
-    fn places_are_bounded_apart_for_strangers_and_delegates() {
+    #[tokio::test]
+    async fn places_are_bounded_apart_for_strangers_and_delegates() {
         let limits = NodeLimits { stranger_connections: 1, delegate_connections: 1, ..NodeLimits::default() };
         let budgets = Budgets::new(&limits);
-        let first = budgets.admit().unwrap();
-        assert!(budgets.admit().is_none());
+        let first = budgets.admit(node(1), None).unwrap();
+        assert!(budgets.admit(node(2), None).is_none());
         let promoted = budgets.promote().unwrap();
         drop(first);
-        assert!(budgets.admit().is_some());
+        assert!(budgets.admit(node(2), None).is_some());
         assert!(budgets.promote().is_none());
         drop(promoted);
         assert!(budgets.promote().is_some());

@@ -1,4 +1,7 @@
 //! CommitBlocks, HasBlocks, DeleteBlocks, RestoreBlocks: a namespace's own claims.
+//!
+//! Agreements of one namespace follow one another, and its claims stay where they were made. A request that names one
+//! agreement therefore reaches the claims of all: what is absent under the one named is looked for under the others.
 
 use std::sync::Arc;
 
@@ -17,6 +20,7 @@ use super::stream::Answer;
 use crate::disks::Disks;
 use crate::node::Node;
 use crate::node::admission;
+use crate::store::StoreError;
 
 /// Claims looked up at once for one HasBlocks: enough to keep the index busy, not enough to crowd out reads.
 const LOOKUPS_AT_ONCE: usize = 16;
@@ -26,8 +30,9 @@ pub(crate) async fn commit(node: &Node, session: &Session, request: CommitBlocks
     let now_ms = node.now_ms();
     let authority = session.require(Right::Write, now_ms)?;
     in_term(node, request.agreement, authority.namespace, now_ms)?;
-    let outcomes = node.store.commit(request.agreement, &request.claims, request.retain_until_ms).await;
-    answer(outcomes)
+    let others = others(node, request.agreement, authority.namespace);
+    let change = Change::Commit { retain_until_ms: request.retain_until_ms };
+    answer(in_any(&node.store, request.agreement, &others, &request.claims, &change).await)
 }
 
 /// Says what is held.
@@ -39,8 +44,9 @@ pub(crate) async fn has(node: &Node, session: &Session, request: HasBlocks) -> R
     };
     owned(node, request.agreement, authority.namespace)?;
     let store: &Disks = &node.store;
+    let others = others(node, request.agreement, authority.namespace);
     let held: Vec<Held> = futures::stream::iter(request.claims)
-        .map(|claim| held(store, request.agreement, claim))
+        .map(|claim| held_under_any(store, request.agreement, &others, claim))
         .buffered(LOOKUPS_AT_ONCE)
         .try_collect()
         .await?;
@@ -70,7 +76,9 @@ pub(crate) async fn delete(
     let agreement = order.record().agreement;
     owned(node, agreement, authority.namespace)?;
     let evidence = holdfast_protocol::cbor::encode(&request.order);
-    let outcomes = node.store.delete(agreement, &order.record().claims, Some(evidence)).await;
+    let others = others(node, agreement, authority.namespace);
+    let change = Change::Delete { evidence };
+    let outcomes = in_any(&node.store, agreement, &others, &order.record().claims, &change).await;
     if let Ok(outcomes) = &outcomes {
         let done = outcomes.iter().filter(|outcome| **outcome == BlockOutcome::Done).count();
         tracing::info!(
@@ -89,7 +97,59 @@ pub(crate) async fn restore(
     let now_ms = node.now_ms();
     let authority = session.require(Right::Delete, now_ms)?;
     in_term(node, request.agreement, authority.namespace, now_ms)?;
-    answer(node.store.restore(request.agreement, &request.claims).await)
+    let others = others(node, request.agreement, authority.namespace);
+    answer(in_any(&node.store, request.agreement, &others, &request.claims, &Change::Restore).await)
+}
+
+/// The namespace's other agreements, ended ones included.
+fn others(node: &Node, named: AgreementId, namespace: NamespaceId) -> Vec<AgreementId> {
+    let all = node.ledger.of_namespace(namespace);
+    all.iter().map(|held| held.id()).filter(|id| *id != named).collect()
+}
+
+/// What is done to claims.
+enum Change {
+    Commit { retain_until_ms: u64 },
+    Delete { evidence: Vec<u8> },
+    Restore,
+}
+
+impl Change {
+    async fn apply(
+        &self,
+        store: &Disks,
+        agreement: AgreementId,
+        claims: &[ClaimRef],
+    ) -> Result<Vec<BlockOutcome>, StoreError> {
+        match self {
+            Self::Commit { retain_until_ms } => store.commit(agreement, claims, *retain_until_ms).await,
+            Self::Delete { evidence } => store.delete(agreement, claims, Some(evidence.clone())).await,
+            Self::Restore => store.restore(agreement, claims).await,
+        }
+    }
+}
+
+/// Changes the claims under the agreement named, and those that are absent there under the others.
+async fn in_any(
+    store: &Disks,
+    named: AgreementId,
+    others: &[AgreementId],
+    claims: &[ClaimRef],
+    change: &Change,
+) -> Result<Vec<BlockOutcome>, StoreError> {
+    let mut outcomes = change.apply(store, named, claims).await?;
+    for other in others {
+        let absent: Vec<usize> =
+            (0..outcomes.len()).filter(|at| outcomes[*at] == BlockOutcome::Absent).collect();
+        if absent.is_empty() {
+            break;
+        }
+        let some: Vec<ClaimRef> = absent.iter().filter_map(|at| claims.get(*at).copied()).collect();
+        for (at, outcome) in absent.into_iter().zip(change.apply(store, *other, &some).await?) {
+            outcomes[at] = outcome;
+        }
+    }
+    Ok(outcomes)
 }
 
 /// The agreement, if it is the namespace's own. Another's agreement looks like none at all.
@@ -125,6 +185,22 @@ pub(crate) fn in_term(
     ))
 }
 
+async fn held_under_any(
+    store: &Disks,
+    named: AgreementId,
+    others: &[AgreementId],
+    claim: ClaimRef,
+) -> Result<Held, Refusal> {
+    let mut found = held(store, named, claim).await?;
+    for other in others {
+        if found != Held::Absent {
+            break;
+        }
+        found = held(store, *other, claim).await?;
+    }
+    Ok(found)
+}
+
 async fn held(store: &Disks, agreement: AgreementId, claim: ClaimRef) -> Result<Held, Refusal> {
     let found = store.claim(agreement, claim).await.map_err(|error| refusal::read(&error))?;
     Ok(match found.map(|claim| claim.state) {
@@ -136,7 +212,7 @@ async fn held(store: &Disks, agreement: AgreementId, claim: ClaimRef) -> Result<
     })
 }
 
-fn answer(outcomes: Result<Vec<BlockOutcome>, crate::store::StoreError>) -> Result<Answer, Refusal> {
+fn answer(outcomes: Result<Vec<BlockOutcome>, StoreError>) -> Result<Answer, Refusal> {
     let outcomes = outcomes.map_err(|error| refusal::store(&error))?;
     Ok(Reply::Outcomes(Outcomes { outcomes }).into())
 }

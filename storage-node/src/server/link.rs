@@ -60,10 +60,11 @@ impl Link {
     /// Moves the connection to a delegate's place, as long as one is left.
     pub(crate) fn promote(&self, node: &Node) {
         let mut place = self.place.lock();
-        if place.standing == Standing::Stranger
+        if place.standing() == Standing::Stranger
             && let Some(better) = node.budgets.promote()
         {
             *place = better;
+            self.connection.widen();
             let limits = &node.config.limits;
             self.running
                 .add_permits(limits.streams_per_delegate.saturating_sub(limits.streams_per_stranger.max(1)));
@@ -77,7 +78,17 @@ impl Link {
 
     /// On whose account the connection runs now.
     pub(crate) fn standing(&self) -> Standing {
-        self.place.lock().standing
+        self.place.lock().standing()
+    }
+
+    /// The peer asked for something: its place is not the first to be given up.
+    pub(crate) fn touch(&self) {
+        self.place.lock().touch();
+    }
+
+    /// Takes one request for chunks from the peer's rate.
+    pub(crate) fn challenge(&self, now_ms: u64) -> Result<(), Refusal> {
+        self.budget.challenge(now_ms)
     }
 
     /// Waits until `bytes` of block may be in memory for this peer.
@@ -88,26 +99,52 @@ impl Link {
 
 /// Serves a connection until it or the node ends. `stop` lets running streams end first.
 pub(crate) async fn serve(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken) {
+    let remote = connection.remote_addr().map(|address| address.ip());
+    match node.budgets.admit(connection.peer(), remote) {
+        Some(place) => serve_in(node, connection, stop, place).await,
+        None => turn_away(connection.as_ref()),
+    }
+}
+
+/// As [`serve`], for a connection that we dialled: its peer is one that the operator named, and no stranger.
+pub(crate) async fn serve_dialled(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken) {
+    match node.budgets.promote() {
+        Some(place) => serve_in(node, connection, stop, place).await,
+        None => turn_away(connection.as_ref()),
+    }
+}
+
+fn turn_away(connection: &dyn Connection) {
+    metrics::counter!(metric::CONNECTIONS_CUT, "why" => "full").increment(1);
+    connection.close("this node has no place for another connection");
+}
+
+async fn serve_in(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken, place: Place) {
     let now_ms = node.now_ms();
     let peer = connection.peer();
-    let Some(place) = node.budgets.admit() else {
-        metrics::counter!(metric::CONNECTIONS_CUT, "why" => "full").increment(1);
-        connection.close("this node has no place for another connection");
-        return;
+    let limits = &node.config.limits;
+    let streams_at_once = match place.standing() {
+        Standing::Stranger => limits.streams_per_stranger,
+        Standing::Delegate => limits.streams_per_delegate,
     };
+    let displaced = place.displaced();
     let link = Arc::new(Link {
         connection: connection.clone(),
         session: watch::Sender::new(None),
         budget: node.budgets.of_peer(peer, now_ms),
         place: Mutex::new(place),
-        running: Arc::new(Semaphore::new(node.config.limits.streams_per_stranger.max(1))),
+        running: Arc::new(Semaphore::new(streams_at_once.max(1))),
         stop: stop.clone(),
     });
     tracing::debug!(%peer, remote = ?connection.remote_addr(), "connected");
     metrics::gauge!(metric::CONNECTIONS).increment(1);
     node.links.lock().push(Arc::downgrade(&link));
     let streams = TaskTracker::new();
-    let why = accept_streams(&node, &link, &streams).await;
+    let why = accept_streams(&node, &link, &streams, &displaced).await;
+    if why == Ended::Displaced {
+        // Its streams are not worth waiting for: they end with the connection.
+        connection.close(why.text());
+    }
     streams.close();
     // A lost connection ends its streams by itself; a stopping node waits for what it has begun.
     if tokio::time::timeout(Duration::from_millis(STOP_DEADLINE_MS), streams.wait()).await.is_err() {
@@ -124,6 +161,7 @@ pub(crate) async fn serve(node: Arc<Node>, connection: Arc<dyn Connection>, stop
 enum Ended {
     Stopping,
     NoHello,
+    Displaced,
     Closed,
 }
 
@@ -132,12 +170,18 @@ impl Ended {
         match self {
             Self::Stopping => "the node is stopping",
             Self::NoHello => "no Hello came in time",
+            Self::Displaced => "idle, and its place was needed",
             Self::Closed => "the connection ended",
         }
     }
 }
 
-async fn accept_streams(node: &Arc<Node>, link: &Arc<Link>, streams: &TaskTracker) -> Ended {
+async fn accept_streams(
+    node: &Arc<Node>,
+    link: &Arc<Link>,
+    streams: &TaskTracker,
+    displaced: &CancellationToken,
+) -> Ended {
     let mut greeted = link.session.subscribe();
     let handshake = async {
         let hello = greeted.wait_for(Option::is_some);
@@ -155,6 +199,11 @@ async fn accept_streams(node: &Arc<Node>, link: &Arc<Link>, streams: &TaskTracke
         tokio::select! {
             biased;
             () = link.stop.cancelled() => return Ended::Stopping,
+            // A peer that was promoted meanwhile has a place of its own.
+            () = displaced.cancelled(), if link.standing() == Standing::Stranger => {
+                metrics::counter!(metric::CONNECTIONS_CUT, "why" => "displaced").increment(1);
+                return Ended::Displaced;
+            }
             late = &mut handshake, if waiting_for_hello => {
                 waiting_for_hello = false;
                 if late {

@@ -26,6 +26,9 @@ use crate::store::{BlockBuffer, NewBlock};
 /// longer over a step than the idle deadline is cut.
 const HASH_STEP: usize = 4 * GROUP_LEN as usize;
 
+/// Pages beside a block's bytes: its header, its padding, a small record.
+const HEADROOM: u64 = 16 * 1024;
+
 /// Keeps a block provisionally and answers with a signed receipt.
 pub(crate) async fn put_block(
     node: &Arc<Node>,
@@ -36,7 +39,9 @@ pub(crate) async fn put_block(
 ) -> Result<Answer, Refusal> {
     let now_ms = node.now_ms();
     let (agreement, claim) = admit(node, session, &request, now_ms)?;
-    let room = node.rooms.reserve(&node.store, &agreement, request.len).await?;
+    let namespace = agreement.terms().namespace;
+    let room = node.rooms.reserve(&node.store, &node.ledger, namespace, now_ms, request.len).await?;
+    node.taking.pass(u64::from(request.len.bytes()), node.rates().1).await?;
     let memory = link.reserve(node, request.len.bytes()).await?;
     let buffer = node.store.admit(request.len).await.map_err(|error| refusal::store(&error))?;
     let (buffer, digest, tree) = receive(buffer, request.len, body).await?;
@@ -52,6 +57,7 @@ pub(crate) async fn put_block(
     room.keep();
     drop(memory);
     metrics::counter!(metric::RECEIVED_BYTES).increment(u64::from(request.len.bytes()));
+    node.watch.taken(u64::from(request.len.bytes()));
     let held = Held {
         agreement: request.agreement,
         group: outcome.group,
@@ -75,6 +81,18 @@ fn admit(
         return Err(Refusal::new(RefusalReason::Stopping, "the node is stopping"));
     }
     let authority = session.require(Right::Write, now_ms)?;
+    if let Some(why) = node.mode().refusal() {
+        return Err(Refusal::new(RefusalReason::Stopping, why));
+    }
+    node.deny.block(&request.digest)?;
+    // The store knows the capacity that it was opened with; a smaller one since then is checked here.
+    if node.shrinking_to().is_some() && node.accounts().free_bytes < u64::from(request.len.bytes()) + HEADROOM
+    {
+        return Err(Refusal::new(
+            RefusalReason::DiskFull,
+            "the node offers less than it did and has no room",
+        ));
+    }
     let agreement = claims::in_term(node, request.agreement, authority.namespace, now_ms)?;
     if request.lease_until_ms <= now_ms {
         return Err(Refusal::new(

@@ -18,7 +18,7 @@ use super::lie;
 use super::link::Link;
 use super::permit::{self, Permission};
 use super::refusal;
-use super::session::Session;
+use super::session::{Right, Session};
 use super::stream::Answer;
 use crate::disks::Disks;
 use crate::metric;
@@ -35,8 +35,33 @@ pub(crate) enum Source<'a> {
     Memory { bytes: Bytes, tree: Arc<GroupTree> },
 }
 
-/// Serves a block or parts of it to whoever may read it.
+/// Serves a block or parts of it to whoever may read it. Requests for chunks are what challenges are: they have a rate
+/// of their own and are remembered for the operator.
 pub(crate) async fn read_block(
+    node: &Arc<Node>,
+    link: &Link,
+    session: &Session,
+    request: ReadBlock,
+) -> Result<Answer, Refusal> {
+    let ReadPart::Leaves { unit: LeafUnit::Chunk, ranges } = &request.part else {
+        return answer(node, link, session, request).await;
+    };
+    let (now_ms, digest, chunks) = (node.now_ms(), request.digest, ranges.len());
+    link.challenge(now_ms)?;
+    let outcome = answer(node, link, session, request).await;
+    let refused = match &outcome {
+        Ok(_) => String::new(),
+        Err(refusal) => refusal.to_string(),
+    };
+    // What strangers may not read they may ask all day long; it says nothing about this node.
+    let ours = outcome.is_ok() || session.authority(Right::Read, now_ms).is_some();
+    if ours {
+        node.watch.challenged(now_ms, session.peer, digest, chunks, refused);
+    }
+    outcome
+}
+
+async fn answer(
     node: &Arc<Node>,
     link: &Link,
     session: &Session,
@@ -53,10 +78,12 @@ pub(crate) async fn read_block(
     };
     let located =
         found.ok_or_else(|| refusal::internal("a block without claims was permitted", &request.digest))?;
+    node.deny.block(&request.digest)?;
     let plan = Plan::new(&request.part, located.len)?;
     if let Permission::Grant(grant) = &permission {
         node.grants.charge(grant, u64::from(plan.body_len), now_ms)?;
     }
+    node.sending.pass(u64::from(plan.body_len), node.rates().0).await?;
     let memory = link.reserve(node, plan.read_len).await?;
     let lie = node.config.misbehave;
     let source = match lie {
@@ -69,6 +96,7 @@ pub(crate) async fn read_block(
         .and_then(|fetched| fetched)?;
     let part = if matches!(request.part, ReadPart::Whole) { "whole" } else { "leaves" };
     metrics::counter!(metric::SERVED_BYTES, "part" => part).increment(u64::from(plan.body_len));
+    node.watch.served(u64::from(plan.body_len));
     let reply = Reply::ReadBlock(ReadBlockReply { body_len: plan.body_len, paths });
     Ok(Answer { reply, body, memory: Some(memory), lie })
 }

@@ -6,10 +6,12 @@ use crate::node::{Node, SOFTWARE};
 
 /// The counters now.
 pub(crate) fn of(node: &Node) -> NodeStatus {
-    let accounts = node.store.accounts();
+    let accounts = node.accounts();
     let now_ms = node.now_ms();
     let refusing_writes = if node.is_stopping() {
         "the node is stopping".to_owned()
+    } else if let Some(why) = node.mode().refusal() {
+        why.to_owned()
     } else {
         node.store.failure().map(|text| text.chars().take(200).collect()).unwrap_or_default()
     };

@@ -59,6 +59,7 @@ pub(crate) async fn serve(node: &Arc<Node>, link: &Arc<Link>, mut stream: BiStre
             return;
         }
     };
+    link.touch();
     let name = request.name();
     let started = Instant::now();
     let body = Body { recv: stream.recv.as_mut(), buffered };
@@ -105,6 +106,9 @@ async fn dispatch(
         Request::Status(_) => Ok(Reply::Status(status::of(node)).into()),
         Request::Inventory(_) | Request::Audit(_) => {
             Err(Refusal::new(RefusalReason::NotFound, "this node takes no part in audits"))
+        }
+        Request::Drain(_) => {
+            Err(Refusal::new(RefusalReason::Forbidden, "a node moves nothing away for others"))
         }
         Request::Hello(_) => Err(Refusal::new(RefusalReason::Internal, "Hello was handled above")),
     }

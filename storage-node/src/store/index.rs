@@ -1,7 +1,7 @@
 //! The index: RocksDB in front of the extents. It can always be rebuilt from them, so it has no write-ahead
 //! log; each batch carries the extents' synced offsets that it describes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use holdfast_protocol::digest::Digest;
@@ -221,13 +221,28 @@ impl View<'_> {
         Ok(self.row(&rows::usage_key(agreement), rows::decode_usage)?.unwrap_or_default())
     }
 
+    /// Provisional claims whose lease ended at or before `now_ms`, oldest first, without those of `skipped` agreements:
+    /// a namespace that never answers must not stand before all others for ever.
     pub(crate) fn expired_leases(
         &self,
         now_ms: u64,
         max: usize,
+        skipped: &HashSet<AgreementId>,
     ) -> Result<Vec<(AgreementId, ClaimRef)>, IndexError> {
-        let expired = self.due(b'l', now_ms, max)?;
-        Ok(expired.into_iter().map(|key| (key.agreement, key.claim_ref())).collect())
+        let mut options = self.options();
+        options.set_iterate_range(PrefixRange(b"l"));
+        let mut expired = Vec::new();
+        for row in self.db.iterator_opt(IteratorMode::Start, options) {
+            let (key, _) = row?;
+            let (ms, claim) = ClaimKey::decode_timed(&key).ok_or_else(|| bad_row(&key))?;
+            if ms > now_ms || expired.len() >= max {
+                break;
+            }
+            if !skipped.contains(&claim.agreement) {
+                expired.push((claim.agreement, claim.claim_ref()));
+            }
+        }
+        Ok(expired)
     }
 
     /// Claims of the time-ordered table whose time is `until_ms` or before, oldest first.

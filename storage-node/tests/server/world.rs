@@ -19,7 +19,7 @@ use holdfast_protocol::transport::memory::{MemoryNetwork, MemoryTransport};
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_protocol::transport::{Connection, Transport};
 use holdfast_protocol::{BlockLen, Digest, NamespaceId, NodeId, SigningKey};
-use holdfast_storage_node::{LeasePolicy, Node, NodeConfig};
+use holdfast_storage_node::{Admission, LeasePolicy, Node, NodeConfig};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +93,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(BEGIN_MS)));
         let mut config = NodeConfig::new(dir.path().join("node"), 512 * MIB as u64);
+        config.admit = Admission::Any;
         config.clock = clock.clone();
         // Tests run the rounds themselves.
         config.lease = LeasePolicy { interval_ms: 0, ..LeasePolicy::default() };

@@ -62,6 +62,10 @@ impl Connection for QuicConnection {
         self.connection.closed().await;
     }
 
+    fn widen(&self) {
+        super::narrow::widen(&self.connection);
+    }
+
     fn close(&self, reason: &str) {
         let reason = reason.as_bytes();
         self.connection.close(NO_CODE, &reason[..reason.len().min(REASON_LEN_MAX)]);

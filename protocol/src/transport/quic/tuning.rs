@@ -32,9 +32,9 @@ const _: () = assert!(LOOPBACK_FIRST_WINDOW > 10 * PACKET_LEN_MAX as u64);
 /// Bytes in flight on one stream: sixteen blocks, more than any path of 1 Gbit/s and 100 ms needs.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
 /// Bytes that may wait unread on one connection: what a peer can make us hold.
-const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// Bytes that we hold unacknowledged for one connection.
-const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+pub(super) const SEND_WINDOW: u64 = 16 * 1024 * 1024;
 const _: () = assert!(CONNECTION_WINDOW >= STREAM_WINDOW && SEND_WINDOW <= CONNECTION_WINDOW as u64);
 
 /// A peer that says nothing for this long is gone.
