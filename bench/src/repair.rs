@@ -55,7 +55,7 @@ pub(crate) struct RepairResult {
 /// Runs it in `folder`.
 pub(crate) async fn run(binary: &Path, folder: &Path, quick: bool) -> Result<RepairResult> {
     let data = folder.join("data");
-    let plan = Plan { binary: binary.to_path_buf(), data: data.clone(), mode: Mode::Separate };
+    let plan = Plan { binary: binary.to_path_buf(), data: data.clone(), mode: Mode::Separate, meta: None };
     let network = Network::start(&plan).await?;
     let server = Arc::new(Server {
         endpoint: Endpoint::plain(network.s3),

@@ -152,7 +152,8 @@ async fn wait<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
 }
 
 async fn public_bucket(world: &World) -> crate::meta::Bucket {
-    let new = NewBucket { name: "b".to_owned(), public: true, policy: Policy::LOCAL.name };
+    let features = crate::meta::Features::default();
+    let new = NewBucket { name: "b".to_owned(), public: true, policy: Policy::LOCAL.name, features };
     world.core.meta.create_bucket(new).await.unwrap()
 }
 

@@ -105,13 +105,7 @@ impl Core {
         let writer = StripeWriter::new(Arc::clone(&pool), tags.clone(), CpuPool::per_core(), seed, write);
         let placement =
             Arc::new(MetaPlacement { meta: Arc::clone(&meta), repair_scope: repair_scope(&config) });
-        let fetch = FetchConfig {
-            ahead_bytes: config.memory.download_bytes,
-            window_bytes: config.memory.download_ahead_bytes as u64,
-            ..FetchConfig::default()
-        };
-        let beside = Beside { cache, ..Beside::default() };
-        let fetcher = Fetcher::with(Arc::clone(&pool), Arc::clone(&placement) as _, fetch, beside);
+        let fetcher = fetcher(&config, &pool, &placement, cache);
         let upload_bytes = u32::try_from(config.memory.upload_bytes).unwrap_or(u32::MAX);
         let shapes = Arc::new(ShapeRecorder::default());
         let plane = NetworkPlane {
@@ -216,4 +210,20 @@ fn repair_scope(config: &GatewayConfig) -> ScopeId {
     let mut scope = [0u8; 16];
     scope.copy_from_slice(&derived[..16]);
     ScopeId(scope)
+}
+
+/// Reads verified bytes through the cache, within the gateway's memory bounds.
+fn fetcher(
+    config: &GatewayConfig,
+    pool: &Arc<NodePool>,
+    placement: &Arc<MetaPlacement>,
+    cache: Option<Arc<BlockCache>>,
+) -> Fetcher {
+    let fetch = FetchConfig {
+        ahead_bytes: config.memory.download_bytes,
+        window_bytes: config.memory.download_ahead_bytes as u64,
+        ..FetchConfig::default()
+    };
+    let beside = Beside { cache, ..Beside::default() };
+    Fetcher::with(Arc::clone(pool), Arc::clone(placement) as _, fetch, beside)
 }
