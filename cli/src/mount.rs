@@ -10,7 +10,6 @@ use holdfast_retrieval::mount::fuse::{FuseOptions, Mounted};
 use holdfast_retrieval::mount::{
     Backend, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
 };
-use rustix::mount::UnmountFlags;
 
 use crate::args::MountArgs;
 use crate::network::Access;
@@ -243,23 +242,18 @@ fn tell_end(finished: &Finished, uploaded: usize, output: Output) {
 
 /// Unmounts; while files are open, from the tree of names only. They are served until they are closed.
 async fn detach(dir: &Path) -> Result<()> {
-    let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let unmounted = rustix::mount::unmount(&dir, UnmountFlags::empty())
-            .or_else(|_| rustix::mount::unmount(&dir, UnmountFlags::DETACH));
-        match unmounted {
-            Ok(()) => Ok(()),
-            // Who is not root unmounts with the help of a program that is.
-            Err(rustix::io::Errno::PERM) => {
-                let status = std::process::Command::new("fusermount3").arg("-uz").arg(&dir).status();
-                let status = status.context("cannot run fusermount3")?;
-                if status.success() { Ok(()) } else { bail!("fusermount3 ended with {status}") }
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot unmount {}", dir.display())),
+    // Who is not root unmounts with the help of a program that is.
+    let ways: [(&str, &[&str]); 4] =
+        [("umount", &[]), ("umount", &["-l"]), ("fusermount3", &["-u"]), ("fusermount3", &["-u", "-z"])];
+    let mut said = String::new();
+    for (program, options) in ways {
+        match tokio::process::Command::new(program).args(options).arg(dir).output().await {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => said = String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => said = format!("{program}: {error}"),
         }
-    })
-    .await
-    .context("unmounting did not finish")?
+    }
+    bail!("cannot unmount {}: {said}", dir.display())
 }
 
 #[cfg(test)]
