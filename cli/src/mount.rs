@@ -11,13 +11,17 @@ use holdfast_retrieval::mount::{
     Backend, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
 };
 
-use crate::args::MountArgs;
+use crate::args::{DirectArgs, MountArgs};
+use crate::client::S3;
+use crate::direct::Direct;
 use crate::network::Access;
 use crate::output::Output;
 use crate::signals;
 
+mod direct;
 mod gateway;
 
+use direct::DirectBackend;
 use gateway::GatewayBackend;
 
 /// Snapshots are read as buckets of this name and their CID.
@@ -67,7 +71,7 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     if !owner.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
-    let backend = Arc::new(GatewayBackend::new(&access, &target.bucket)?);
+    let backend = GatewayBackend::new(&access, &target.bucket)?;
     check_target(&backend, &target, args.timeout.0).await?;
     let (staging, _lock) = staging(&args, &access, &target, &dir)?;
     let read_only = args.read_only || target.is_snapshot;
@@ -79,6 +83,17 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         staging,
         memory_bytes: args.memory.0.max(32 << 20),
         patience: args.timeout.0,
+    };
+    let straight = DirectArgs {
+        direct: args.direct,
+        cache: args.cache.clone(),
+        cache_size: args.cache_size,
+        ..DirectArgs::default()
+    };
+    let straight = Direct::start(&straight, &S3::new(access)).await?;
+    let backend: Arc<dyn Backend> = match &straight {
+        Some(direct) => Arc::new(DirectBackend::new(backend, Arc::clone(direct), &target.bucket)),
+        None => Arc::new(backend),
     };
     let (files, leftovers) =
         FileSystem::new(config, backend).context("the staging directory cannot be used")?;
@@ -98,7 +113,11 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     }));
     let mode = if read_only { "read-only" } else { "read-write" };
     output.say(format!("{} is mounted on {}, {mode}; Ctrl-C unmounts", args.target, dir.display()));
-    serve(&files, mounted, &dir, stop, output).await
+    let code = serve(&files, mounted, &dir, stop, output).await?;
+    if let Some(direct) = straight {
+        direct.finish(output).await?;
+    }
+    Ok(code)
 }
 
 /// A bucket that is not there is said before anything is mounted.
