@@ -84,13 +84,7 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         memory_bytes: args.memory.0.max(32 << 20),
         patience: args.timeout.0,
     };
-    let straight = DirectArgs {
-        direct: args.direct,
-        cache: args.cache.clone(),
-        cache_size: args.cache_size,
-        ..DirectArgs::default()
-    };
-    let straight = Direct::start(&straight, &S3::new(access)).await?;
+    let straight = straight(&args, access).await?;
     let backend: Arc<dyn Backend> = match &straight {
         Some(direct) => Arc::new(DirectBackend::new(backend, Arc::clone(direct), &target.bucket)),
         None => Arc::new(backend),
@@ -118,6 +112,17 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         direct.finish(output).await?;
     }
     Ok(code)
+}
+
+/// The way to the nodes, if it was asked for.
+async fn straight(args: &MountArgs, access: Access) -> Result<Option<Arc<Direct>>> {
+    let options = DirectArgs {
+        direct: args.direct,
+        cache: args.cache.clone(),
+        cache_size: args.cache_size,
+        ..DirectArgs::default()
+    };
+    Direct::start(&options, &S3::new(access)).await
 }
 
 /// A bucket that is not there is said before anything is mounted.
