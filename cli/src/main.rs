@@ -92,7 +92,8 @@ fn parse() -> Result<(Cli, Vec<settings::Setting>)> {
 
 fn start_logging(filter: &str) -> Result<()> {
     // s3s logs every client's mistake at ERROR; whoever wants to see that names it in the filter.
-    let quiet = if filter.contains("s3s") { filter.to_owned() } else { format!("{filter},s3s=off") };
+    let quiet =
+        if filter.contains("s3s") { filter.to_owned() } else { format!("{filter},s3s=off,fuser=error") };
     let filter = tracing_subscriber::EnvFilter::try_new(quiet).with_context(|| {
         format!("`{filter}` is not a log filter; write for example warn or holdfast_gateway=debug")
     })?;

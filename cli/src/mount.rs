@@ -10,15 +10,18 @@ use holdfast_retrieval::mount::fuse::{FuseOptions, Mounted};
 use holdfast_retrieval::mount::{
     Backend, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
 };
-use rustix::mount::UnmountFlags;
 
-use crate::args::MountArgs;
+use crate::args::{DirectArgs, MountArgs};
+use crate::client::S3;
+use crate::direct::Direct;
 use crate::network::Access;
 use crate::output::Output;
 use crate::signals;
 
+mod direct;
 mod gateway;
 
+use direct::DirectBackend;
 use gateway::GatewayBackend;
 
 /// Snapshots are read as buckets of this name and their CID.
@@ -68,7 +71,7 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     if !owner.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
-    let backend = Arc::new(GatewayBackend::new(&access, &target.bucket)?);
+    let backend = GatewayBackend::new(&access, &target.bucket)?;
     check_target(&backend, &target, args.timeout.0).await?;
     let (staging, _lock) = staging(&args, &access, &target, &dir)?;
     let read_only = args.read_only || target.is_snapshot;
@@ -80,6 +83,11 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         staging,
         memory_bytes: args.memory.0.max(32 << 20),
         patience: args.timeout.0,
+    };
+    let straight = straight(&args, access).await?;
+    let backend: Arc<dyn Backend> = match &straight {
+        Some(direct) => Arc::new(DirectBackend::new(backend, Arc::clone(direct), &target.bucket)),
+        None => Arc::new(backend),
     };
     let (files, leftovers) =
         FileSystem::new(config, backend).context("the staging directory cannot be used")?;
@@ -99,7 +107,22 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     }));
     let mode = if read_only { "read-only" } else { "read-write" };
     output.say(format!("{} is mounted on {}, {mode}; Ctrl-C unmounts", args.target, dir.display()));
-    serve(&files, mounted, &dir, stop, output).await
+    let code = serve(&files, mounted, &dir, stop, output).await?;
+    if let Some(direct) = straight {
+        direct.finish(output).await?;
+    }
+    Ok(code)
+}
+
+/// The way to the nodes, if it was asked for.
+async fn straight(args: &MountArgs, access: Access) -> Result<Option<Arc<Direct>>> {
+    let options = DirectArgs {
+        direct: args.direct,
+        cache: args.cache.clone(),
+        cache_size: args.cache_size,
+        ..DirectArgs::default()
+    };
+    Direct::start(&options, &S3::new(access)).await
 }
 
 /// A bucket that is not there is said before anything is mounted.
@@ -243,23 +266,18 @@ fn tell_end(finished: &Finished, uploaded: usize, output: Output) {
 
 /// Unmounts; while files are open, from the tree of names only. They are served until they are closed.
 async fn detach(dir: &Path) -> Result<()> {
-    let dir = dir.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let unmounted = rustix::mount::unmount(&dir, UnmountFlags::empty())
-            .or_else(|_| rustix::mount::unmount(&dir, UnmountFlags::DETACH));
-        match unmounted {
-            Ok(()) => Ok(()),
-            // Who is not root unmounts with the help of a program that is.
-            Err(rustix::io::Errno::PERM) => {
-                let status = std::process::Command::new("fusermount3").arg("-uz").arg(&dir).status();
-                let status = status.context("cannot run fusermount3")?;
-                if status.success() { Ok(()) } else { bail!("fusermount3 ended with {status}") }
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot unmount {}", dir.display())),
+    // Who is not root unmounts with the help of a program that is.
+    let ways: [(&str, &[&str]); 4] =
+        [("umount", &[]), ("umount", &["-l"]), ("fusermount3", &["-u"]), ("fusermount3", &["-u", "-z"])];
+    let mut said = String::new();
+    for (program, options) in ways {
+        match tokio::process::Command::new(program).args(options).arg(dir).output().await {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => said = String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => said = format!("{program}: {error}"),
         }
-    })
-    .await
-    .context("unmounting did not finish")?
+    }
+    bail!("cannot unmount {}: {said}", dir.display())
 }
 
 #[cfg(test)]

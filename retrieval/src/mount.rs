@@ -13,8 +13,6 @@ mod files;
 #[cfg(feature = "mount")]
 pub mod fuse;
 mod listing;
-#[cfg(any(test, feature = "testing"))]
-pub mod memory;
 mod names;
 mod patience;
 mod pattern;

@@ -120,7 +120,9 @@ impl Meta {
         }
         let link = root.finish_link();
         if link.cid != from.root_cid {
-            return Err(MetaError::Corrupt { what: "object" }.into());
+            // Parts have rows of their own, which go with the object.
+            let is_gone = matches!(from.layout, Layout::Parts);
+            return Err(if is_gone { LinkError::Gone } else { MetaError::Corrupt { what: "object" }.into() });
         }
         if parts.len() > 1 {
             self.link_parts(from, to, (key, attributes), parts).await?;

@@ -454,7 +454,18 @@ impl FileSystem {
     /// Waits for a read that has begun.
     pub async fn finish_read(&self, wait: ReadWait) -> Result<Bytes, FsError> {
         if let (Some(source), Some(ready)) = (wait.source, wait.ready) {
-            return Ok(self.reading.finish(&source, wait.range, ready).await?);
+            let read = self.reading.finish(&source, wait.range.clone(), ready).await;
+            if !matches!(read, Err(BackendError::Changed { .. })) {
+                return Ok(read?);
+            }
+            // Renamed here while we read? A rename holds this lock until the new name is known.
+            drop(wait.handle.content.staged.read().await);
+            return match self.source(wait.handle.ino)? {
+                Some(now) if now.key != source.key && now.version == source.version => {
+                    Ok(self.reading.exact(&now, wait.range).await?)
+                }
+                _ => Err(FsError::Stale),
+            };
         }
         let guard = wait.handle.content.staged.read().await;
         let Some(staged) = &*guard else {

@@ -93,9 +93,18 @@ impl Reading {
         let id = source.version.id;
         let wanted = range.start / CHUNK_LEN..align_up(range.end) / CHUNK_LEN;
         if let Plan::Chunks { ahead } = plan {
-            self.fetch(source, self.chunks.claim(id, wanted.clone(), true));
+            let mut claims = self.chunks.claim(id, wanted.clone(), true);
             let ahead = align_down(ahead.start) / CHUNK_LEN..align_up(ahead.end) / CHUNK_LEN;
-            self.fetch(source, self.chunks.claim(id, ahead, false));
+            for more in self.chunks.claim(id, ahead, false) {
+                // What is wanted and what is fetched ahead are mostly neighbours: one request then.
+                match claims.last_mut() {
+                    Some(last) if last.first + last.loads.len() as u64 == more.first => {
+                        last.loads.extend(more.loads);
+                    }
+                    _ => claims.push(more),
+                }
+            }
+            self.fetch(source, claims);
         }
         let mut found = Vec::with_capacity(2);
         for index in wanted {

@@ -219,6 +219,10 @@ impl Tree {
                 directory.checked = Some(now);
                 return ino;
             }
+            // What is being written here is not thrown away because somebody made keys below its name.
+            if self.nodes.get(&ino).is_some_and(|node| node.file().is_ok_and(File::is_local)) {
+                return ino;
+            }
             self.unlink(parent, name);
         }
         self.insert(parent, name, Body::Directory(Directory { sticky: false, checked: Some(now) }))

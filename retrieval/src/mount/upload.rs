@@ -224,7 +224,12 @@ impl FileSystem {
         let mut finished = Finished::default();
         let waiting = self.tree().all_local();
         for ino in waiting {
-            let Ok(key) = self.tree().path(ino) else { continue };
+            let known = {
+                let tree = self.tree();
+                tree.node(ino).ok().filter(|node| node.linked).and_then(|_| tree.path(ino).ok())
+            };
+            // Without a name it is nobody's to keep.
+            let Some(key) = known else { continue };
             let was_dirty = self.is_dirty(ino).await;
             match self.upload(ino).await {
                 Ok(()) => finished.uploaded += usize::from(was_dirty),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_retrieval::mount::{FileSystem, FsError, OpenMode};
+use holdfast_retrieval::mount::{FileSystem, FsError, OpenMode, ReadStart};
 
 use crate::world::{World, config};
 
@@ -172,6 +172,21 @@ async fn an_unlinked_file_lives_on_for_its_writer_and_is_never_uploaded() {
     assert!(world.backend.keys().is_empty());
     world.files.forget(attr.ino, 1);
     assert_eq!(world.files.counts(), (0, 1), "nothing is kept but the root");
+}
+
+#[tokio::test]
+async fn an_open_file_is_read_on_under_its_new_name() {
+    let world = World::new();
+    world.backend.insert("d/a", vec![1; 20 * MIB]);
+    let directory = ino(&world.files, "d").await;
+    let inode = world.files.lookup(directory, b"a").await.expect("there").ino;
+    let handle = world.files.open(inode, READ).await.expect("open").handle;
+    let began = world.files.begin_read(handle, 9 << 20, 10).expect("begun under the old name");
+    let root = FileSystem::ROOT;
+    world.files.rename((root, b"d"), (root, b"e"), false).await.expect("rename");
+    let ReadStart::Wait(wait) = began else { panic!("nothing was fetched before") };
+    assert_eq!(world.files.finish_read(wait).await.expect("read"), vec![1; 10]);
+    assert_eq!(world.files.read(handle, 15 << 20, 10).await.expect("read"), vec![1; 10]);
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_retrieval::mount::fuse::{FuseOptions, Mounted};
-use holdfast_retrieval::mount::memory::MemoryBackend;
 use holdfast_retrieval::mount::{FileSystem, MountConfig};
+
+use crate::memory::MemoryBackend;
 
 pub(crate) struct World {
     pub(crate) backend: Arc<MemoryBackend>,

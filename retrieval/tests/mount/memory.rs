@@ -10,7 +10,9 @@ use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
 
-use super::backend::{Backend, BackendError, ByteStream, ListPage, ListRequest, Listed, Stat, WriteIf};
+use holdfast_retrieval::mount::{
+    Backend, BackendError, ByteStream, ListPage, ListRequest, Listed, Stat, WriteIf,
+};
 
 /// Bytes of one frame of a body.
 const FRAME: usize = 100_000;
@@ -23,30 +25,30 @@ struct Object {
 
 /// A bucket in memory.
 #[derive(Debug, Default)]
-pub struct MemoryBackend {
+pub(crate) struct MemoryBackend {
     objects: Mutex<BTreeMap<String, Object>>,
     uploads: Mutex<BTreeMap<String, BTreeMap<u16, Bytes>>>,
     next: AtomicU64,
     /// Calls fail at once, as over a refused connection.
-    pub is_down: AtomicBool,
+    pub(crate) is_down: AtomicBool,
     /// Calls never answer, as over a cut cable.
-    pub is_silent: AtomicBool,
+    pub(crate) is_silent: AtomicBool,
     /// Bytes that readers were given.
-    pub bytes_read: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
     /// Requests for bytes.
-    pub reads: AtomicU64,
+    pub(crate) reads: AtomicU64,
     /// Requests of every kind.
-    pub calls: AtomicU64,
+    pub(crate) calls: AtomicU64,
 }
 
 impl MemoryBackend {
     /// An empty bucket.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Writes an object behind the mount's back, as another machine would.
-    pub fn insert(&self, key: &str, bytes: impl Into<Bytes>) -> Stat {
+    pub(crate) fn insert(&self, key: &str, bytes: impl Into<Bytes>) -> Stat {
         let bytes = bytes.into();
         let serial = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let stat = Stat {
@@ -60,22 +62,22 @@ impl MemoryBackend {
     }
 
     /// Deletes an object behind the mount's back.
-    pub fn remove(&self, key: &str) {
+    pub(crate) fn remove(&self, key: &str) {
         self.objects.lock().remove(key);
     }
 
     /// An object's bytes.
-    pub fn get(&self, key: &str) -> Option<Bytes> {
+    pub(crate) fn get(&self, key: &str) -> Option<Bytes> {
         self.objects.lock().get(key).map(|object| object.bytes.clone())
     }
 
     /// All keys, in order.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         self.objects.lock().keys().cloned().collect()
     }
 
     /// Cuts the network, or mends it.
-    pub fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.is_down.store(down, Ordering::SeqCst);
     }
 
