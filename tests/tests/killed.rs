@@ -206,7 +206,8 @@ fn a_node_killed_under_load_keeps_what_it_signed_for() -> Result<()> {
         let (told, next): (Told, Arc<AtomicU64>) = Default::default();
         let mut agreed = None;
         for round in 0..rounds {
-            let (mut process, node, address) = start(&root.path().join("node"), NamespaceId(client.namespace.public()))?;
+            let (mut process, node, address) =
+                start(&root.path().join("node"), NamespaceId(client.namespace.public()))?;
             let peer = Arc::new(client.connect(node, address).await?);
             let agreement = match agreed {
                 Some(agreement) => agreement,
