@@ -184,9 +184,11 @@ async fn check(peer: &Peer, agreement: AgreementId, told: &BTreeMap<u64, Vec<Hel
     Ok(())
 }
 
-fn start(dir: &Path) -> Result<(Process, NodeId, SocketAddr)> {
+fn start(dir: &Path, admitted: NamespaceId) -> Result<(Process, NodeId, SocketAddr)> {
+    let admitted = admitted.to_string();
     let dir = dir.to_str().context("UTF-8")?;
-    let arguments = ["node", "run", "--dir", dir, "--capacity", "8GB", "--listen", "127.0.0.1:0"];
+    let arguments =
+        ["node", "run", "--dir", dir, "--capacity", "8GB", "--listen", "127.0.0.1:0", "--admit", &admitted];
     let process = Process::start(&arguments)?;
     let ready = process.wait_event("ready")?;
     let node = ready["id"].as_str().context("id")?.parse()?;
@@ -204,7 +206,8 @@ fn a_node_killed_under_load_keeps_what_it_signed_for() -> Result<()> {
         let (told, next): (Told, Arc<AtomicU64>) = Default::default();
         let mut agreed = None;
         for round in 0..rounds {
-            let (mut process, node, address) = start(&root.path().join("node"))?;
+            let (mut process, node, address) =
+                start(&root.path().join("node"), NamespaceId(client.namespace.public()))?;
             let peer = Arc::new(client.connect(node, address).await?);
             let agreement = match agreed {
                 Some(agreement) => agreement,
