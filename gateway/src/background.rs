@@ -21,6 +21,7 @@ mod membership;
 mod nodes;
 mod ownership;
 mod pack;
+mod reconcile;
 mod repair;
 mod surprise;
 
@@ -30,6 +31,7 @@ pub(crate) use inbound::Connections;
 pub(crate) use nodes::{AdmitError, admit, remove, restore as restore_nodes};
 pub(crate) use ownership::Ownership;
 pub(crate) use pack::{Expansion, PackRunner};
+pub(crate) use reconcile::Reconciled;
 pub(crate) use repair::{RepairRunner, RepairState};
 pub(crate) use surprise::Surprise;
 
@@ -62,6 +64,7 @@ pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: Cancellatio
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), auto::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), pack::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), surprise::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), reconcile::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));
     tasks.spawn(inbound::serve(Arc::clone(&core), connections, stop.clone()));
     tasks.spawn(repair::stop_with(core, stop));

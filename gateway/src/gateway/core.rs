@@ -21,7 +21,9 @@ use super::buffers::UploadMemory;
 use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
-use crate::background::{AutoRepair, Connections, Healing, Ownership, PackRunner, RepairRunner, Surprise};
+use crate::background::{
+    AutoRepair, Connections, Healing, Ownership, PackRunner, Reconciled, RepairRunner, Surprise,
+};
 use crate::config::GatewayConfig;
 use crate::keys::token::TokenRoot;
 use crate::keys::trail::Trail;
@@ -55,6 +57,9 @@ pub(crate) struct Core {
     /// Whether this gateway does what only one of a namespace's gateways may do.
     pub(crate) ownership: Ownership,
     pub(crate) surprise: Surprise,
+    pub(crate) reconciled: Reconciled,
+    /// Placement rows, with the terms of new claims.
+    pub(crate) placement: Arc<MetaPlacement>,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -105,7 +110,8 @@ impl Core {
             started: Instant::now(),
         };
         let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
-        let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
+        let repair =
+            RepairRunner::new(Repairer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
         let tokens = Tokens::new(TokenRoot::of(config.keys.root()));
         let core = Self {
@@ -128,6 +134,8 @@ impl Core {
             fetcher,
             ownership: Ownership::default(),
             surprise: Surprise::new(shapes),
+            reconciled: Reconciled::default(),
+            placement: Arc::clone(&placement),
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),
