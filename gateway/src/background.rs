@@ -25,6 +25,7 @@ mod nodes;
 mod ownership;
 mod pack;
 mod renew;
+mod reconcile;
 mod repair;
 mod retain;
 mod surprise;
@@ -37,6 +38,7 @@ pub(crate) use join::{Came, JoinError, Joins, Pass, announce, check_invite, dial
 pub(crate) use nodes::{remove, restore as restore_nodes};
 pub(crate) use ownership::Ownership;
 pub(crate) use pack::{Expansion, PackRunner};
+pub(crate) use reconcile::Reconciled;
 pub(crate) use repair::{RepairRunner, RepairState};
 pub(crate) use surprise::Surprise;
 
@@ -72,6 +74,7 @@ pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: Cancellatio
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), retain::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), lifecycle::run));
     tasks.spawn(drain::run(Arc::clone(&core), stop.clone()));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), reconcile::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));
     tasks.spawn(inbound::serve(Arc::clone(&core), connections, stop.clone()));
     tasks.spawn(repair::stop_with(core, stop));

@@ -190,6 +190,8 @@ pub struct Timing {
     pub packing_patience: Duration,
     /// How long it is between surprise audits, on average.
     pub surprise_interval: Duration,
+    /// How long it takes to go through all nodes' inventories once.
+    pub reconcile_interval: Duration,
     /// How often lost shards are looked for.
     pub repair_interval: Duration,
     /// How often lifecycle rules are run.
@@ -211,6 +213,7 @@ impl Default for Timing {
             packing_settle: Duration::from_secs(30),
             packing_patience: Duration::from_secs(300),
             surprise_interval: Duration::from_secs(600),
+            reconcile_interval: Duration::from_secs(6 * 3600),
             repair_interval: Duration::from_secs(30),
             lifecycle_interval: Duration::from_secs(3600),
             lease: Duration::from_secs(3600),

@@ -18,6 +18,7 @@ pub mod pack;
 pub mod placement;
 pub mod plan;
 pub mod pool;
+pub mod reconcile;
 pub mod repair;
 pub mod surprise;
 pub mod tag;

@@ -40,6 +40,8 @@ impl World {
         let namespace = NamespaceKeys::new(keys.root().clone(), keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
         let transport = network.join(keys.node_id());
+        let root = keys.root().clone();
+        let access = AccessKeys::single_beside("HOLDTESTKEY", "secret", Arc::clone(&meta), root.expose());
         let mut config = GatewayConfig::new(dir.path().to_owned(), keys, transport);
         let short = Duration::from_millis(50);
         config.timing.packing_interval = short;
@@ -53,8 +55,7 @@ impl World {
         // The fake nodes are on no real network.
         config.surprise_fresh_percent = 0;
         config.repair.silent = Duration::from_secs(288);
-        let (core, connections) =
-            Core::over_network(config, meta, AccessKeys::single("HOLDTESTKEY", "secret"), None, None);
+        let (core, connections) = Core::over_network(config, meta, access, None, None);
         let stop = CancellationToken::new();
         let mut world = Self { core, nodes: Vec::new(), background: None, stop, _dir: dir };
         for _ in 0..nodes {

@@ -23,7 +23,8 @@ use super::network::NetworkPlane;
 use super::placement::MetaPlacement;
 use super::plane::Plane;
 use crate::background::{
-    AutoRepair, Connections, Drains, Healing, Joins, Ownership, PackRunner, RepairRunner, Surprise,
+    AutoRepair, Connections, Drains, Healing, Joins, Ownership, PackRunner, Reconciled, RepairRunner,
+    Surprise,
 };
 use crate::config::GatewayConfig;
 use crate::keys::token::TokenRoot;
@@ -74,6 +75,9 @@ pub(crate) struct Core {
     pub(crate) drains: Drains,
     /// The one shown to nodes now; renewed before it ends.
     pub(crate) delegation: Mutex<Signed<Delegation>>,
+    pub(crate) reconciled: Reconciled,
+    /// Placement rows, with the terms of new claims.
+    pub(crate) placement: Arc<MetaPlacement>,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -118,7 +122,8 @@ impl Core {
             started: Instant::now(),
         };
         let pack = PackRunner::new(Packer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
-        let repair = RepairRunner::new(Repairer::new(Arc::clone(&pool), placement, tags.clone()));
+        let repair =
+            RepairRunner::new(Repairer::new(Arc::clone(&pool), Arc::clone(&placement) as _, tags.clone()));
         let deliverer = Deliverer::new(Arc::clone(&pool), tags.clone(), Arc::clone(config.keys.transport()));
         let tokens = Tokens::new(TokenRoot::of(config.keys.root()));
         let delegation = Mutex::new(config.keys.delegation().clone());
@@ -149,6 +154,8 @@ impl Core {
             joins: Joins::default(),
             drains: Drains::default(),
             delegation,
+            reconciled: Reconciled::default(),
+            placement: Arc::clone(&placement),
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),

@@ -16,7 +16,7 @@ use crate::keys::trail::Entry;
 use crate::meta::KeyCounts;
 pub use plan::{AtOnce, Plan, PlanConditions, PlanPrices, PolicyPlan, StoredBytes};
 pub use repair::{AutomaticRepair, Packing, ReportDamage, SilentNode};
-pub use retrieval::{Retrieval, RetrievalEvidence, RetrievalRow};
+pub use retrieval::{ReconciledRow, Retrieval, RetrievalEvidence, RetrievalRow};
 
 /// `POST /api/v1/nodes`: a node introduces itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Json;
 
-use super::api::{Retrieval, RetrievalEvidence, RetrievalRow};
+use super::api::{ReconciledRow, Retrieval, RetrievalEvidence, RetrievalRow};
 use crate::gateway::Core;
 
 pub(super) async fn show(State(core): State<Arc<Core>>) -> Json<Retrieval> {
@@ -26,10 +26,22 @@ pub(super) async fn show(State(core): State<Arc<Core>>) -> Json<Retrieval> {
         at_ms: evidence.at_ms,
         what: evidence.what.clone(),
     });
+    let reconciled = core.reconciled.nodes();
+    let reconciled = reconciled.into_iter().map(|(node, found)| ReconciledRow {
+        node: node.to_string(),
+        at_ms: found.at_ms,
+        listed: found.listed,
+        expected: found.expected,
+        missing: found.missing,
+        extra: found.extra,
+        proven: found.proven,
+        error: found.error,
+    });
     Json(Retrieval {
         sessions: state.sessions,
         sessions_fresh_key: state.fresh,
         scores: scores.collect(),
         evidence: evidence.collect(),
+        reconciled: reconciled.collect(),
     })
 }

@@ -13,6 +13,30 @@ pub struct Retrieval {
     pub scores: Vec<RetrievalRow>,
     /// Answers other than right ones, the latest first.
     pub evidence: Vec<RetrievalEvidence>,
+    /// What nodes' inventories say against our rows.
+    #[serde(default)]
+    pub reconciled: Vec<ReconciledRow>,
+}
+
+/// What the last look at a node's inventory showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReconciledRow {
+    /// The node.
+    pub node: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Blocks that it lists under our agreement.
+    pub listed: u64,
+    /// Shards that we expect there.
+    pub expected: u64,
+    /// Expected and not listed.
+    pub missing: u64,
+    /// Listed and not expected: claims on their way out, or left over.
+    pub extra: u64,
+    /// Omissions proved, kept under `DIR/evidence`.
+    pub proven: u64,
+    /// Why it could not be looked at, if so.
+    pub error: Option<String>,
 }
 
 /// A node's score.
