@@ -20,6 +20,7 @@ mod report;
 mod s3;
 mod scenario;
 mod sigv4;
+mod soundness;
 #[cfg(test)]
 mod stub;
 
@@ -69,6 +70,8 @@ enum Command {
     Mount(mount::MountArgs),
     /// Measure the block store beside fio on the same disk
     Disk(disk::DiskArgs),
+    /// Simulate dishonest nodes against the audit: what is found, how soon, what it earns
+    Soundness(soundness::SoundnessArgs),
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +144,7 @@ async fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(args).await,
         Command::Mount(args) => mount::run(args).await,
         Command::Disk(args) => disk::run(args).await,
+        Command::Soundness(args) => soundness::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

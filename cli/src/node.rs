@@ -149,6 +149,7 @@ pub(crate) async fn open(
     let mut config = NodeConfig::new(dir, file.capacity_bytes);
     config.operator = file.operator;
     config.addresses = addresses;
+    config.audit = Some(crate::auditor::of_node(dir)?);
     if let Some(args) = args {
         config.trash_period_ms = args.trash_period_s.saturating_mul(1000);
         crate::node_disks::configure(&mut config, args);
@@ -205,6 +206,7 @@ pub(crate) async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
         let token = args.token_file.clone();
         tokio::spawn(announce(Arc::clone(&node), gateway.clone(), token, output, stop.clone()))
     });
+    crate::auditor::dial_auditors(&node, &quic);
     node.serve(quic, stop.clone()).await.context("the node's server ended in a panic")?;
     if let Some(task) = announcing {
         task.abort();

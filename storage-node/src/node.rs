@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::NodeAudit;
 use crate::disks::Disks;
 use crate::server::budget::{Budgets, GrantLedger};
 use crate::server::link::{self, Link};
@@ -68,6 +69,8 @@ pub struct Node {
     pub(crate) rooms: Rooms,
     pub(crate) budgets: Budgets,
     pub(crate) grants: GrantLedger,
+    /// Absent when the node takes no part in audits.
+    pub(crate) audit: Option<Arc<NodeAudit>>,
     /// Live connections; bounded by the places in `budgets`.
     pub(crate) links: Mutex<Vec<std::sync::Weak<Link>>>,
     /// Everything that must end before the store closes.
@@ -91,7 +94,9 @@ impl Node {
         };
         let (home, ledger, store) = opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
+        let audit = crate::audit::chores::open(&config, home.dir(), &key, &store).await?;
         let node = Arc::new(Self {
+            audit,
             receipts: Receipts::start(key.clone(), config.clock.clone()),
             rooms: Rooms::default(),
             budgets: Budgets::new(&config.limits),
@@ -244,6 +249,7 @@ impl Node {
             });
         }
         self.start_disk_upkeep();
+        self.clone().start_audit();
         let node = self.clone();
         self.tasks.spawn(async move {
             let mut pause = RECLAIM_FIRST;

@@ -11,6 +11,7 @@ use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::{NamespaceId, OperatorId};
 
 use super::limits::NodeLimits;
+use crate::audit::NodeAuditConfig;
 use crate::disks::DiskConfig;
 use crate::store::IoMode;
 use crate::store::config::SCRUB_PERIOD_DEFAULT_MS;
@@ -46,6 +47,8 @@ pub struct NodeConfig {
     pub limits: NodeLimits,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// The rules by which the node is audited; without them it takes no part in audits.
+    pub audit: Option<NodeAuditConfig>,
     /// Makes the node lie to its readers, for tests of those readers. Never weakens a check of the node's own.
     pub misbehave: Option<Misbehaviour>,
 }
@@ -68,6 +71,7 @@ impl NodeConfig {
             lease: LeasePolicy::default(),
             limits: NodeLimits::default(),
             clock: Arc::new(SystemClock),
+            audit: None,
             misbehave: None,
         }
     }
