@@ -21,6 +21,7 @@ mod report;
 mod s3;
 mod scenario;
 mod sigv4;
+mod soundness;
 #[cfg(test)]
 mod stub;
 
@@ -72,6 +73,8 @@ enum Command {
     Disk(disk::DiskArgs),
     /// Lose a node and measure how repair moves bytes, against PUT
     Repair(RepairArgs),
+    /// Simulate dishonest nodes against the audit: what is found, how soon, what it earns
+    Soundness(soundness::SoundnessArgs),
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +161,7 @@ async fn main() -> ExitCode {
         Command::Mount(args) => mount::run(args).await,
         Command::Disk(args) => disk::run(args).await,
         Command::Repair(args) => measure_repair(args).await,
+        Command::Soundness(args) => soundness::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -132,7 +132,10 @@ pub(crate) struct UpArgs {
     /// What each node offers [default: nine tenths of the free disk, shared out]
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
     pub(crate) capacity: Option<ByteSize>,
-    /// How often every node is challenged for 20 chunks: 30s, 15m, 1h
+    /// Where the auditor's page, report and log are; port 0 lets the system choose
+    #[arg(long, env = "HOLDFAST_AUDITOR_WEB", default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub(crate) auditor_listen: SocketAddr,
+    /// How often every node is audited for 20 chunks: 30s, 15m, 1h
     #[arg(long, env = "HOLDFAST_EPOCH", default_value = "1h", value_name = "PERIOD")]
     pub(crate) epoch: Period,
     /// Run the nodes as processes of their own, over QUIC
@@ -245,16 +248,86 @@ pub(crate) struct GatewayRunArgs {
 /// What an auditor does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditorCommand {
-    /// Challenge every node for random chunks and check the proofs
-    Challenge(ChallengeArgs),
-    /// Show what the challenger of `holdfast up` last saw
+    /// Audit nodes every epoch, and publish the log
+    Run(AuditorRunArgs),
+    /// Check a whole audit log again, from nothing but the log and the beacon
+    Verify(VerifyArgs),
+    /// Show nodes, scores and evidence, as the log proves them
     Report(ReportArgs),
+    /// Challenge every node for random chunks now, and check the proofs
+    Challenge(ChallengeArgs),
+}
+
+/// Options of `auditor run`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast auditor run --dir ./auditor --node z6Mk…@203.0.113.7:7400 --beacon http://drand-relay:8080
+  holdfast auditor run --dir ./auditor --rules ./data/audit.json --beacon ./rounds --cosign http://other:8081/log")]
+pub(crate) struct AuditorRunArgs {
+    /// The auditor's directory: its key, its log, what it cosigned
+    #[arg(long, env = "HOLDFAST_AUDITOR_DIR", default_value = "auditor", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The network's rules [default: 20 chunks an hour, drawn by drand's quicknet]
+    #[arg(long, env = "HOLDFAST_AUDIT_RULES", value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// A node to follow, KEY@ADDRESS; may be repeated. Nodes that dial in are followed as well
+    #[arg(long, env = "HOLDFAST_AUDITOR_NODE", value_name = "KEY@ADDR", value_delimiter = ',')]
+    pub(crate) node: Vec<String>,
+    /// A file with one KEY@ADDRESS a line
+    #[arg(long, env = "HOLDFAST_AUDITOR_NODES", value_name = "FILE")]
+    pub(crate) nodes: Option<PathBuf>,
+    /// Where the beacon's rounds come from: a directory of ROUND.json files, or a drand relay's http URL
+    #[arg(long, env = "HOLDFAST_BEACON", value_name = "DIR|URL")]
+    pub(crate) beacon: Option<String>,
+    /// Where nodes may dial (QUIC)
+    #[arg(long, env = "HOLDFAST_AUDITOR_LISTEN", default_value = "0.0.0.0:0", value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Where the page, the report and the log are
+    #[arg(long, env = "HOLDFAST_AUDITOR_WEB", default_value = "127.0.0.1:8081", value_name = "ADDR")]
+    pub(crate) web_listen: SocketAddr,
+    /// The log's name in its checkpoints, for instance auditor.example/holdfast [default: from the key]
+    #[arg(long, env = "HOLDFAST_AUDITOR_ORIGIN", value_name = "NAME")]
+    pub(crate) origin: Option<String>,
+    /// Another auditor's log to cosign, a directory or http URL; may be repeated
+    #[arg(long, env = "HOLDFAST_AUDITOR_COSIGN", value_name = "LOG", value_delimiter = ',')]
+    pub(crate) cosign: Vec<String>,
+    /// Stop when standard input ends (for programs that start us)
+    #[arg(long, env = "HOLDFAST_STOP_ON_STDIN_EOF", hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+}
+
+/// Options of `auditor verify`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit code 0 only if nothing failed. Examples:
+  holdfast auditor verify ./data/auditor/log
+  holdfast auditor verify http://auditor.example:8081/log --node z6Mk… --epoch 494444")]
+pub(crate) struct VerifyArgs {
+    /// The log: a directory, or an http URL
+    #[arg(value_name = "LOG")]
+    pub(crate) log: String,
+    /// Whose log it must be [default: whoever its first entry names]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Tell step by step what happened to this node
+    #[arg(long, value_name = "KEY")]
+    pub(crate) node: Option<String>,
+    /// Only in this epoch
+    #[arg(long, value_name = "EPOCH", requires = "node")]
+    pub(crate) epoch: Option<u64>,
+    /// A node that is known to answer wrongly: an auditor that never noticed fails. May be repeated
+    #[arg(long, value_name = "KEY")]
+    pub(crate) decoy: Vec<String>,
 }
 
 /// Options of `auditor report`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  holdfast auditor report --data ./data --json")]
+#[command(
+    after_help = "Examples:\n  holdfast auditor report --data ./data --json\n  holdfast auditor report --log ./auditor/log"
+)]
 pub(crate) struct ReportArgs {
+    /// The log: a directory, or an http URL [default: that of the network in --data]
+    #[arg(long, value_name = "LOG")]
+    pub(crate) log: Option<String>,
     /// The directory of a network on this machine
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
     pub(crate) data: PathBuf,

@@ -1,16 +1,17 @@
-//! `auditor challenge`: reads random chunks straight from the nodes, with a key of its own, and checks the proofs.
+//! `holdfast auditor`: the audit that anybody can run and anybody can check again.
+//!
+//! `run` is an auditor's process, `verify` checks a whole log from nothing but the log, `report` shows what it says.
+//! `challenge` is the quick look without any protocol: random chunks straight from the nodes, with a key of its own.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use holdfast_gateway::web::api::{ChallengeAsk, ChallengeTarget, ChallengeTargets};
 use holdfast_protocol::record::{Delegation, PresentedGrant, Unverified};
-use holdfast_protocol::time::{Clock, SystemClock};
+use holdfast_protocol::time::SystemClock;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_protocol::{BlockLen, NodeId, OperatorId, SigningKey, cbor};
@@ -21,10 +22,28 @@ use holdfast_retrieval::pool::{KnownNode, NodePool, PoolConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{ChallengeArgs, NetworkArgs, ReportArgs};
+use crate::args::ChallengeArgs;
 use crate::client::Admin;
-use crate::network::{Access, write_private};
+use crate::network::Access;
 use crate::output::Output;
+
+mod beacon;
+mod cosign;
+mod inbound;
+mod logdir;
+mod page;
+mod process;
+mod rules;
+mod run;
+mod verify;
+mod web;
+
+pub(crate) use process::{Local, run};
+pub(crate) use rules::{dial_auditors, of_node, write_local};
+pub(crate) use verify::{report, verify};
+
+/// The rules of a network, in a network's or a node's directory.
+pub(crate) const POLICY_FILE: &str = "audit.json";
 
 /// Blocks that the gateway names per node; chunks are drawn over the bytes of these.
 const BLOCKS_PER_NODE: u32 = 512;
@@ -38,75 +57,6 @@ pub(crate) async fn challenge(args: ChallengeArgs, output: Output) -> Result<Exi
         output.say("nothing is stored yet, so there is nothing to challenge");
     }
     Ok(if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What the challenger of `up` keeps of its last round, in `DIR/last-challenge.json`.
-const REPORT_FILE: &str = "last-challenge.json";
-/// Chunks that the challenger of `up` asks of each node.
-const CHUNKS_PER_EPOCH: u32 = 20;
-
-/// Challenges every node of the network in `data` once an epoch, as a stranger with a grant would: over QUIC, with a
-/// key of its own. Keeps the last report for `auditor report`.
-///
-/// # Cancel safety
-/// Cancel safe, and the only way to end it.
-pub(crate) async fn keep_challenging(data: &Path, epoch: Duration) -> std::convert::Infallible {
-    loop {
-        tokio::time::sleep(epoch).await;
-        match challenge_and_keep(data).await {
-            Ok(report) => {
-                for node in report.nodes.iter().filter(|node| node.failed > 0) {
-                    tracing::error!(node = %node.node, failed = node.failed, asked = node.asked, "a node failed its challenge");
-                }
-                for node in report.nodes.iter().filter(|node| node.unreachable > 0) {
-                    tracing::warn!(node = %node.node, unreachable = node.unreachable, "a node did not answer its challenge");
-                }
-            }
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the challenge of this epoch did not take place")
-            }
-        }
-    }
-}
-
-async fn challenge_and_keep(data: &Path) -> Result<ChallengeReport> {
-    let access = Access::resolve(&NetworkArgs { data: data.to_path_buf(), gateway: None })?;
-    let report = challenge_all(&access, CHUNKS_PER_EPOCH).await?;
-    let kept = serde_json::json!({ "at_ms": SystemClock.now_ms(), "report": report });
-    write_private(&data.join(REPORT_FILE), &serde_json::to_vec_pretty(&kept)?)?;
-    Ok(report)
-}
-
-/// `holdfast auditor report`.
-pub(crate) fn report(args: &ReportArgs, output: Output) -> Result<ExitCode> {
-    let path = args.data.join(REPORT_FILE);
-    let bytes = std::fs::read(&path).with_context(|| {
-        format!(
-            "no challenge has been kept (cannot read {}); `holdfast up` challenges once an epoch, and \
-             `holdfast auditor challenge --data {}` does so now",
-            path.display(),
-            args.data.display()
-        )
-    })?;
-    let kept: serde_json::Value =
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
-    output.value(&kept);
-    let age_ms = SystemClock.now_ms().saturating_sub(kept["at_ms"].as_u64().unwrap_or_default());
-    output.say(format!("challenged {} s ago", age_ms / 1000));
-    let none = Vec::new();
-    let nodes = kept["report"]["nodes"].as_array().unwrap_or(&none);
-    for node in nodes {
-        output.say(format!(
-            "   {}  {} of {} chunks proved, {} wrong, {} unreachable",
-            node["node"].as_str().unwrap_or("?"),
-            node["passed"],
-            node["asked"],
-            node["failed"],
-            node["unreachable"]
-        ));
-    }
-    let all_passed = nodes.iter().all(|node| node["passed"] == node["asked"]);
-    Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Challenges every node of a network for `chunks` chunks.

@@ -40,6 +40,17 @@ impl Http {
         Self(Client::builder(TokioExecutor::new()).build(connector))
     }
 
+    /// A file by GET, whole; `None` when it is not there.
+    pub(crate) async fn fetch(&self, url: &Url) -> Result<Option<Vec<u8>>> {
+        let response = self.send(Method::GET, url, &HeaderMap::new(), Bytes::new()).await?;
+        let (status, _, body) = read_all(response).await?;
+        match status {
+            StatusCode::OK => Ok(Some(body.to_vec())),
+            StatusCode::NOT_FOUND => Ok(None),
+            other => bail!("{url} was answered with {other}"),
+        }
+    }
+
     async fn send(
         &self,
         method: Method,

@@ -106,6 +106,7 @@ pub(crate) async fn open(config: GatewayConfig, nodes: Vec<NodeEntry>) -> Result
         s3_tls: gateway.s3_tls_addr().map(|address| format!("https://{address}")),
         s3_tls_ca: gateway.s3_tls_ca().map(std::path::absolute).transpose()?,
         web: format!("http://{}", gateway.web_addr()),
+        auditor: None,
         pid: std::process::id(),
         namespace: gateway.keys().namespace_id().to_string(),
         nodes,

@@ -25,6 +25,9 @@ pub(crate) struct NetworkFile {
     pub(crate) s3_tls_ca: Option<PathBuf>,
     /// Web address.
     pub(crate) web: String,
+    /// Where the auditor's page, report and log are, if one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) auditor: Option<String>,
     /// Process id of the gateway.
     pub(crate) pid: u32,
     /// The namespace's key.

@@ -258,6 +258,7 @@ pub(crate) async fn open(
     config.operator = file.operator;
     config.addresses = addresses;
     config.bandwidth.minute_of_day = local_minute;
+    config.audit = Some(crate::auditor::of_node(dir)?);
     if let Some(args) = args {
         config.trash_period_ms = args.trash_period_s.saturating_mul(1000);
         crate::node_disks::configure(&mut config, args);
@@ -356,6 +357,7 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     if let Some(webhook) = webhook {
         beside.spawn(Alerts::new(Arc::clone(&node), webhook).run(ending.clone()));
     }
+    crate::auditor::dial_auditors(&node, &quic);
     if let Some(mapped) = mapped {
         beside.spawn(mapped.keep(ending.clone()));
     }

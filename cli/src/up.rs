@@ -53,6 +53,10 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     let dirs = node_dirs(&args)?;
     let capacity = capacity(&args, &dirs)?;
     let quic = gateway::quic(SocketAddr::from(([127, 0, 0, 1], 0)), &keys)?;
+    let auditing = auditor::Local::prepare(&args.data, args.epoch.0, args.auditor_listen).await?;
+    for dir in &dirs {
+        auditor::write_local(dir, auditing.policy())?;
+    }
     let memory = MemoryNetwork::new();
     // The nodes outlive the gateway's drain, so that requests in flight find them.
     let stop_nodes = CancellationToken::new();
@@ -73,12 +77,14 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     gateway::meta(&mut config, &args.meta)?;
     config.seeds = nodes.seeds()?;
     let outcome = match gateway::open(config, nodes.entries.clone()).await {
-        Ok(opened) => {
+        Ok(mut opened) => {
+            opened.network.auditor = Some(auditing.page.clone());
+            opened.network.write(&args.data)?;
             let running = opened.run(stop.clone(), |opened| announce(opened, &args, policy, output));
             // Dropped with the gateway's end, whatever that was.
             tokio::select! {
                 outcome = running => outcome,
-                never = auditor::keep_challenging(&args.data, args.epoch.0) => match never {},
+                never = audit(auditing, &nodes.entries, stop.clone()) => match never {},
             }
         }
         Err(error) => Err(error),
@@ -90,6 +96,21 @@ pub(crate) async fn run(args: UpArgs, output: Output) -> Result<ExitCode> {
     outcome?;
     output.say("stopped; everything acknowledged is kept, and the next start finds it");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Audits until the network ends. A network whose auditor has failed goes on serving.
+async fn audit(
+    auditing: auditor::Local,
+    nodes: &[NodeEntry],
+    stop: CancellationToken,
+) -> std::convert::Infallible {
+    if let Err(error) = auditing.run(nodes, stop).await {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "the auditor has stopped; nobody audits until the next start"
+        );
+    }
+    std::future::pending().await
 }
 
 fn announce(opened: &gateway::Opened, args: &UpArgs, policy: Policy, output: Output) {
@@ -110,6 +131,9 @@ fn announce(opened: &gateway::Opened, args: &UpArgs, policy: Policy, output: Out
         output.say(line);
     }
     output.say(format!("  web          {}", opened.network.web));
+    if let Some(page) = &opened.network.auditor {
+        output.say(format!("  auditor      {page} (beacon: not independent)"));
+    }
     output.say(format!("  credentials  {} (profile holdfast)", opened.credentials.display()));
     output.say(format!("  try          {}", opened.try_next()));
     output.say("Ctrl-C stops it; the next start finds everything again.");

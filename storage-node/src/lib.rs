@@ -1,5 +1,6 @@
 //! The storage node: extents on disk, an index that can be rebuilt, and the server in front of them.
 
+pub mod audit;
 pub mod disk;
 pub mod disks;
 pub mod metric;

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::NodeAudit;
 use crate::disks::Disks;
 use crate::server::budget::{Budgets, GrantLedger};
 use crate::server::link::{self, Link};
@@ -103,6 +104,8 @@ pub struct Node {
     kept: Mutex<Kept>,
     /// Cancelled once the node has left for good.
     pub(crate) left: CancellationToken,
+    /// Absent when the node takes no part in audits.
+    pub(crate) audit: Option<Arc<NodeAudit>>,
     /// Live connections; bounded by the places in `budgets`.
     pub(crate) links: Mutex<Vec<std::sync::Weak<Link>>>,
     /// Everything that must end before the store closes.
@@ -127,7 +130,9 @@ impl Node {
         let Parts { home, ledger, store, kept, deny } =
             opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
+        let audit = crate::audit::chores::open(&config, home.dir(), &key, &store).await?;
         let node = Arc::new(Self {
+            audit,
             receipts: Receipts::start(key.clone(), config.clock.clone()),
             rooms: Rooms::default(),
             budgets: Budgets::new(&config.limits),
@@ -402,6 +407,7 @@ impl Node {
         self.clone().start_wishes();
         self.clone().start_sampling();
         self.clone().start_disk_watch();
+        self.clone().start_audit();
         let node = self.clone();
         self.tasks.spawn(async move {
             let mut pause = RECLAIM_FIRST;

@@ -5,6 +5,7 @@
 //! Nothing here touches the disk but through [`crate::store`] and the node's ledger.
 
 pub(crate) mod agree;
+pub(crate) mod audit;
 pub(crate) mod budget;
 pub(crate) mod claims;
 pub(crate) mod heads;

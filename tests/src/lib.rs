@@ -399,6 +399,18 @@ pub fn wait_metric(web: &str, what: &str, holds: impl Fn(&str) -> bool) -> Resul
     bail!("{what} did not come true within {PATIENCE:?}")
 }
 
+/// Polls until `holds` gives something.
+pub fn poll<T>(what: &str, patience: Duration, mut holds: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = holds()? {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < deadline, "{what} did not come true within {patience:?}");
+        std::thread::sleep(POLL);
+    }
+}
+
 /// The standard output of a program that must have succeeded.
 pub fn succeeded(output: Output, what: &str) -> Result<String> {
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

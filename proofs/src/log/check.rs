@@ -92,6 +92,8 @@ struct Open {
     declared: BTreeMap<Digest, DeclaredAs>,
     outcomes: Vec<AuditOutcome>,
     answers: Vec<RecordId>,
+    /// Where each opened block stands: an inventory has each only once.
+    places: BTreeMap<Digest, (u32, u32)>,
     /// An answer's proofs are gone: nothing can be said against what the auditor says of its draws.
     blind: bool,
 }
@@ -251,6 +253,7 @@ impl LogChecker {
             declared,
             outcomes: vec![AuditOutcome::Pending; draws],
             answers: Vec::new(),
+            places: BTreeMap::new(),
             blind: false,
         };
         let was = self.open.insert((epoch, node), open);
@@ -339,6 +342,11 @@ impl LogChecker {
             self.report.checked += 1;
             self.report.draws += 1;
             self.tell(at, || told(proof.draw, draw.position(proof.draw), &judged));
+            let place = (proof.leaf.index, proof.leaf.count);
+            if judged.digest.is_some() && *open.places.entry(proof.leaf.digest).or_insert(place) != place {
+                let what = format!("claims {} more than once", proof.leaf.digest);
+                self.finding(Severity::Node, Some(node), Some(epoch), what);
+            }
             match (judged.outcome, judged.error) {
                 (AuditOutcome::Wrong, Some(error)) => {
                     let what = format!("signed a wrong proof of draw {}: {error}", proof.draw);

@@ -12,6 +12,7 @@ use holdfast_protocol::{NamespaceId, OperatorId};
 
 use super::bandwidth::Schedule;
 use super::limits::NodeLimits;
+use crate::audit::NodeAuditConfig;
 use crate::disks::DiskConfig;
 use crate::store::IoMode;
 use crate::store::config::SCRUB_PERIOD_DEFAULT_MS;
@@ -49,6 +50,8 @@ pub struct NodeConfig {
     pub bandwidth: Bandwidth,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// The rules by which the node is audited; without them it takes no part in audits.
+    pub audit: Option<NodeAuditConfig>,
     /// Makes the node lie to its readers, for tests of those readers. Never weakens a check of the node's own.
     pub misbehave: Option<Misbehaviour>,
 }
@@ -73,6 +76,7 @@ impl NodeConfig {
             limits: NodeLimits::default(),
             bandwidth: Bandwidth::default(),
             clock: Arc::new(SystemClock),
+            audit: None,
             misbehave: None,
         }
     }

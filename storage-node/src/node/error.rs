@@ -54,6 +54,12 @@ pub enum OpenNodeError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The committed inventory or the audit's rules cannot be used.
+    #[error("the audit's files cannot be used: {source}")]
+    Audit {
+        /// What failed.
+        source: crate::audit::AuditError,
+    },
     /// The block store cannot be opened.
     #[error("the block store cannot be opened: {source}")]
     Store {
@@ -75,6 +81,7 @@ impl OpenNodeError {
             | Self::NotANode { .. }
             | Self::Key { .. }
             | Self::Record { .. }
+            | Self::Audit { .. }
             | Self::Store { .. } => false,
         }
     }

@@ -11,7 +11,7 @@ use holdfast_protocol::transport::{BiStream, RecvHalf, SendHalf, TransportError}
 
 use super::budget::Reservation;
 use super::link::Link;
-use super::{agree, claims, heads, hello, lie, put, read, status};
+use super::{agree, audit, claims, heads, hello, lie, put, read, status};
 use crate::metric;
 use crate::node::Node;
 use crate::node::config::Misbehaviour;
@@ -104,9 +104,8 @@ async fn dispatch(
         Request::GetHeads(request) => heads::list(node, &session, &request),
         Request::Agree(request) => agree::agree(node, link, &session, &request).await,
         Request::Status(_) => Ok(Reply::Status(status::of(node)).into()),
-        Request::Inventory(_) | Request::Audit(_) => {
-            Err(Refusal::new(RefusalReason::NotFound, "this node takes no part in audits"))
-        }
+        Request::Inventory(request) => audit::inventory(node, &session, &request).await,
+        Request::Audit(request) => audit::audit(node, &session, request).await,
         Request::Drain(_) => {
             Err(Refusal::new(RefusalReason::Forbidden, "a node moves nothing away for others"))
         }
@@ -116,7 +115,15 @@ async fn dispatch(
 
 /// Requests that move no blocks; their rate is bounded.
 const fn is_control(request: &Request) -> bool {
-    matches!(request, Request::PutHead(_) | Request::GetHeads(_) | Request::Agree(_) | Request::Status(_))
+    matches!(
+        request,
+        Request::PutHead(_)
+            | Request::GetHeads(_)
+            | Request::Agree(_)
+            | Request::Status(_)
+            | Request::Inventory(_)
+            | Request::Audit(_)
+    )
 }
 
 async fn refuse_unreadable(link: &Link, mut stream: BiStream, error: &FrameError) {
