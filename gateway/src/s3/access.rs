@@ -16,8 +16,8 @@ use s3s::dto::{
 use s3s::path::S3Path;
 use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
-use super::error;
 use super::session::Session;
+use super::{error, rename};
 use crate::gateway::Core;
 use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
 use crate::snapshot::is_snapshot_bucket;
@@ -160,9 +160,17 @@ impl Gatekeeper {
         context: &S3AccessContext<'_>,
         session: Option<&Session>,
     ) -> S3Result<Option<Caller>> {
+        self.caller_of(context.credentials().map(|credentials| &*credentials.access_key), session).await
+    }
+
+    async fn caller_of(
+        &self,
+        access_key: Option<&str>,
+        session: Option<&Session>,
+    ) -> S3Result<Option<Caller>> {
         let core = Arc::clone(&self.core);
-        if let Some(credentials) = context.credentials() {
-            let key = self.live(&credentials.access_key).await?.ok_or_else(unknown_key)?;
+        if let Some(access_key) = access_key {
+            let key = self.live(access_key).await?.ok_or_else(unknown_key)?;
             let token = session.and_then(Session::token);
             return Ok(Some(Caller { key, token, presented: Presented::Signed, core }));
         }
@@ -170,6 +178,38 @@ impl Gatekeeper {
         let token = self.open_token(text).await?;
         let key = self.live(token.access_key()).await?.ok_or_else(bad_token)?;
         Ok(Some(Caller { key, token: Some(token), presented: Presented::Bearer, core }))
+    }
+
+    /// Whether a ticket for direct reads may be given out: the library does not ask [`S3Access`] about routes of our own.
+    ///
+    /// A ticket's grant runs for an hour and opens the ciphertext of the whole bucket at the nodes, which no check of a
+    /// token can narrow; so tokens get none.
+    pub(super) async fn check_ticket(
+        &self,
+        access_key: Option<&str>,
+        bucket: &str,
+        object: &str,
+    ) -> S3Result<()> {
+        let session = Session::current();
+        let session = session.as_deref();
+        if let Some(session) = session {
+            session.asks_for("GetReadTicket", bucket, object);
+        }
+        let Some(caller) = self.caller_of(access_key, session).await? else {
+            return match self.core.meta.bucket(bucket).await.map_err(error::meta)? {
+                Some(bucket) if bucket.public => Ok(()),
+                _ => Err(denied_stranger()),
+            };
+        };
+        let place = self.core.key_limits.enter(caller.key.id(), &caller.key.rules, Instant::now());
+        if let Some(session) = session {
+            session.belongs_to(Arc::clone(&caller.key));
+            session.holds(place.map_err(|too_fast| s3_error!(SlowDown, "{too_fast}"))?);
+        }
+        if caller.token.is_some() {
+            return Err(denied());
+        }
+        caller.require(Operation::Read, bucket, Some(object))
     }
 
     /// What anybody may do.
@@ -207,10 +247,19 @@ impl Gatekeeper {
 
     /// Whether the source of a copy may be read, and whether what it holds fits into the quota. Of a part of it the whole
     /// counts: the part's range is not known here.
-    async fn may_copy(&self, extensions: &http::Extensions, source: &CopySource) -> S3Result<()> {
+    async fn may_copy(
+        &self,
+        extensions: &http::Extensions,
+        source: &CopySource,
+        is_rename: bool,
+    ) -> S3Result<()> {
         let Some(caller) = extensions.get::<Arc<Caller>>() else { return Err(denied()) };
         let CopySource::Bucket { bucket, key, .. } = source else { return Err(denied()) };
         caller.require(Operation::Read, bucket, Some(key))?;
+        if is_rename {
+            // The source is gone afterwards, and no byte is added.
+            return caller.require(Operation::Delete, bucket, Some(key));
+        }
         if caller.key.rules.quota_bytes.is_none() {
             return Ok(());
         }
@@ -295,11 +344,12 @@ impl S3Access for Gatekeeper {
     }
 
     async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.may_copy(&request.extensions, &request.input.copy_source).await
+        let is_rename = rename::is_asked(&request.headers);
+        self.may_copy(&request.extensions, &request.input.copy_source, is_rename).await
     }
 
     async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
-        self.may_copy(&request.extensions, &request.input.copy_source).await
+        self.may_copy(&request.extensions, &request.input.copy_source, false).await
     }
 }
 

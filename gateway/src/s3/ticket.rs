@@ -14,6 +14,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Uri, header};
 use s3s::route::S3Route;
 use s3s::{Body, S3Request, S3Response, S3Result, s3_error};
 
+use super::access::Gatekeeper;
 use super::error;
 use crate::gateway::Core;
 use crate::meta::Bucket;
@@ -37,19 +38,11 @@ impl S3Route for TicketRoute {
         method == Method::GET && parameter(uri, MARK).is_some()
     }
 
-    /// Whoever may GET the object: any access key of ours, and anybody where the bucket is public.
+    /// Whoever may GET the object by a key of its own, and anybody where the bucket is public.
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
-        if request.credentials.is_some() {
-            return Ok(());
-        }
-        let (bucket, _) = target(&request.uri)?;
-        match self.core.meta.bucket(&bucket).await.map_err(error::meta)? {
-            Some(bucket) if bucket.public => Ok(()),
-            _ => Err(s3_error!(
-                AccessDenied,
-                "Access Denied: the request is not signed and the bucket is not public"
-            )),
-        }
+        let (bucket, key) = target(&request.uri)?;
+        let access_key = request.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
+        Gatekeeper { core: Arc::clone(&self.core) }.check_ticket(access_key, &bucket, &key).await
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {
