@@ -340,10 +340,7 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
         web: Some(web.local_addr()?),
     };
     write_private(&args.dir.join(RUNNING_FILE), &serde_json::to_vec(&running)?)?;
-    if args.misbehave.is_some() {
-        tracing::warn!("this node is told to be dishonest towards readers; it is good for tests only");
-    }
-    announce_ready(&running, &args.dir, &file, output);
+    announce_ready(&running, &args, &file, output);
     let ending = stop.child_token();
     let reporting = crate::node_disks::report_health(&node, &args.dir, ending.clone());
     let mut beside = tokio::task::JoinSet::new();
@@ -382,7 +379,10 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn announce_ready(running: &RunningFile, dir: &Path, file: &NodeFile, output: Output) {
+fn announce_ready(running: &RunningFile, args: &NodeRunArgs, file: &NodeFile, output: Output) {
+    if args.misbehave.is_some() {
+        tracing::warn!("this node is told to be dishonest towards readers; it is good for tests only");
+    }
     output.value(&NodeReady {
         event: "ready".into(),
         id: running.id.clone(),
@@ -393,7 +393,7 @@ fn announce_ready(running: &RunningFile, dir: &Path, file: &NodeFile, output: Ou
     output.say(format!(
         "node {} serves {} on {} (QUIC), offering {}",
         running.id,
-        dir.display(),
+        args.dir.display(),
         running.address,
         ByteSize(file.capacity_bytes)
     ));

@@ -27,7 +27,7 @@ pub(crate) enum Rounds {
     /// Files `ROUND.json` or `ROUND`, as drand's HTTP API gives them.
     Dir(PathBuf),
     /// A drand relay: `URL/public/ROUND`.
-    Relay(Url, Http),
+    Relay(Url, Box<Http>),
 }
 
 impl Rounds {
@@ -35,7 +35,7 @@ impl Rounds {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.starts_with("http://") {
             let text = if text.ends_with('/') { text.to_owned() } else { format!("{text}/") };
-            return Ok(Self::Relay(Url::parse(&text)?, Http::new()));
+            return Ok(Self::Relay(Url::parse(&text)?, Box::new(Http::new())));
         }
         if text.starts_with("https://") {
             bail!(

@@ -113,7 +113,7 @@ pub(crate) enum LogSource {
     /// On this machine.
     Dir(PathBuf),
     /// Anywhere.
-    Web(Url, Http),
+    Web(Url, Box<Http>),
 }
 
 impl LogSource {
@@ -121,7 +121,7 @@ impl LogSource {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.starts_with("http://") {
             let text = if text.ends_with('/') { text.to_owned() } else { format!("{text}/") };
-            return Ok(Self::Web(Url::parse(&text)?, Http::new()));
+            return Ok(Self::Web(Url::parse(&text)?, Box::new(Http::new())));
         }
         if text.starts_with("https://") {
             bail!("`{text}`: this command speaks http only; fetch the files first and name their directory");

@@ -147,6 +147,8 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeysError> 
     file.sync_all().map_err(failed)?;
     fs::rename(&beside, path).map_err(failed)?;
     if let Some(parent) = path.parent() {
+        // A bare name lies in the current directory.
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)?;
     }
     Ok(())

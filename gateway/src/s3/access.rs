@@ -18,7 +18,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::policy::Verdict;
 use super::session::Session;
-use super::{bucket_policy, error};
+use super::{bucket_policy, error, rename};
 use crate::gateway::Core;
 use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
 use crate::snapshot::is_snapshot_bucket;
@@ -217,7 +217,10 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// A ticket opens an object's plaintext, so it is for whoever may GET the object, and for nobody else.
+    /// Whether a ticket for direct reads may be given out: the library does not ask [`S3Access`] about routes of our own.
+    ///
+    /// A ticket's grant runs for an hour and opens the ciphertext of the whole bucket at the nodes, which no check of a
+    /// token can narrow; so tokens get none.
     pub(super) async fn check_ticket(
         &self,
         access_key: Option<&str>,
@@ -227,11 +230,14 @@ impl Gatekeeper {
         let session = Session::current();
         let session = session.as_deref();
         if let Some(session) = session {
-            session.asks_for("GetObjectTicket", bucket, object);
+            session.asks_for("GetReadTicket", bucket, object);
         }
         let caller = self.caller(access_key, session).await?;
         if let Some(caller) = &caller {
             self.admit(caller, session)?;
+            if caller.token.is_some() {
+                return Err(denied());
+            }
             caller.require(Operation::Read, bucket, Some(object))?;
         }
         let Some(bucket) = self.core.meta.bucket(bucket).await.map_err(error::meta)? else {
@@ -285,10 +291,19 @@ impl Gatekeeper {
 
     /// Whether the source of a copy may be read, and whether what it holds fits into the quota. Of a part of it the whole
     /// counts: the part's range is not known here.
-    async fn may_copy(&self, extensions: &http::Extensions, source: &CopySource) -> S3Result<()> {
+    async fn may_copy(
+        &self,
+        extensions: &http::Extensions,
+        source: &CopySource,
+        is_rename: bool,
+    ) -> S3Result<()> {
         let Some(caller) = extensions.get::<Arc<Caller>>() else { return Err(denied()) };
         let CopySource::Bucket { bucket, key, .. } = source else { return Err(denied()) };
         caller.require(Operation::Read, bucket, Some(key))?;
+        if is_rename {
+            // The source is gone afterwards, and no byte is added.
+            return caller.require(Operation::Delete, bucket, Some(key));
+        }
         if caller.key.rules.quota_bytes.is_none() {
             return Ok(());
         }
@@ -373,11 +388,12 @@ impl S3Access for Gatekeeper {
     }
 
     async fn copy_object(&self, request: &mut S3Request<CopyObjectInput>) -> S3Result<()> {
-        self.may_copy(&request.extensions, &request.input.copy_source).await
+        let is_rename = rename::is_asked(&request.headers);
+        self.may_copy(&request.extensions, &request.input.copy_source, is_rename).await
     }
 
     async fn upload_part_copy(&self, request: &mut S3Request<UploadPartCopyInput>) -> S3Result<()> {
-        self.may_copy(&request.extensions, &request.input.copy_source).await
+        self.may_copy(&request.extensions, &request.input.copy_source, false).await
     }
 }
 

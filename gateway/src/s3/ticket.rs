@@ -38,12 +38,11 @@ impl S3Route for TicketRoute {
         method == Method::GET && parameter(uri, MARK).is_some()
     }
 
-    /// Whoever may GET the object.
+    /// Whoever may GET the object by a key of its own, and anybody where the bucket is public.
     async fn check_access(&self, request: &mut S3Request<Body>) -> S3Result<()> {
         let (bucket, key) = target(&request.uri)?;
         let access_key = request.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
-        let gatekeeper = Gatekeeper { core: Arc::clone(&self.core) };
-        gatekeeper.check_ticket(access_key, &bucket, &key).await
+        Gatekeeper { core: Arc::clone(&self.core) }.check_ticket(access_key, &bucket, &key).await
     }
 
     async fn call(&self, request: S3Request<Body>) -> S3Result<S3Response<Body>> {

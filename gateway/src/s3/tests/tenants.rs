@@ -94,6 +94,36 @@ async fn a_tenant_reads_nothing_through_a_copy_a_listing_or_a_batch() {
     assert_eq!(alice.get("/alice-data/secret.txt").await.expect_status(200).body, b"hers");
 }
 
+/// Tickets hold the keys of the plaintext, and go by a route of their own.
+#[tokio::test]
+async fn a_tenant_gets_no_ticket_for_what_it_may_not_read() {
+    let (world, alice, bob) = two_tenants().await;
+    let holder = world.core.config.keys.node_id();
+    let path = |target: &str| format!("/{target}?holder={holder}&holdfast-ticket=");
+    alice.get(&path("alice-data/secret.txt")).await.expect_status(200);
+    bob.get(&path("alice-data/secret.txt")).await.expect_error(403, "AccessDenied");
+    bob.get(&path("alice-none/secret.txt")).await.expect_error(403, "AccessDenied");
+    let carol = world.tenant("carol", rules("alice-data", "public/", &[Operation::Read])).await;
+    carol.get(&path("alice-data/secret.txt")).await.expect_error(403, "AccessDenied");
+    alice.anonymous("GET", &path("alice-data/secret.txt"), &[]).await.expect_error(403, "AccessDenied");
+    world.core.access_keys.revoke(&alice.access_key, 2).await.unwrap();
+    alice.get(&path("alice-data/secret.txt")).await.expect_error(403, "InvalidAccessKeyId");
+}
+
+#[tokio::test]
+async fn a_rename_needs_the_right_to_delete_its_source() {
+    let world = World::with_bucket("data").await;
+    world.client.put("/data/a", b"x").await.expect_status(200);
+    let writer = world.tenant("writer", rules("data", "", &[Operation::Read, Operation::Write])).await;
+    let headers = [("x-amz-copy-source", "/data/a"), ("x-holdfast-rename", "true")];
+    writer.call("PUT", "/data/b", &headers, b"").await.expect_error(403, "AccessDenied");
+    world.client.get("/data/a").await.expect_status(200);
+    writer.call("PUT", "/data/b", &headers[..1], b"").await.expect_status(200);
+    let mover = world.tenant("mover", rules("data", "", &Operation::ALL)).await;
+    mover.call("PUT", "/data/c", &headers, b"").await.expect_status(200);
+    world.client.get("/data/a").await.expect_error(404, "NoSuchKey");
+}
+
 #[tokio::test]
 async fn a_prefix_bounds_reads_lists_writes_and_batches() {
     let world = World::with_bucket("shared").await;
