@@ -303,8 +303,9 @@ pub(crate) struct AuditorRunArgs {
   holdfast auditor verify http://auditor.example:8081/log --node z6Mk… --epoch 494444")]
 pub(crate) struct VerifyArgs {
     /// The log: a directory, or an http URL
+    // Not `log`: that is the filter that every command has.
     #[arg(value_name = "LOG")]
-    pub(crate) log: String,
+    pub(crate) audit_log: String,
     /// Whose log it must be [default: whoever its first entry names]
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,
@@ -322,12 +323,12 @@ pub(crate) struct VerifyArgs {
 /// Options of `auditor report`.
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Examples:\n  holdfast auditor report --data ./data --json\n  holdfast auditor report --log ./auditor/log"
+    after_help = "Examples:\n  holdfast auditor report --data ./data --json\n  holdfast auditor report --audit-log ./auditor/log"
 )]
 pub(crate) struct ReportArgs {
     /// The log: a directory, or an http URL [default: that of the network in --data]
     #[arg(long, value_name = "LOG")]
-    pub(crate) log: Option<String>,
+    pub(crate) audit_log: Option<String>,
     /// The directory of a network on this machine
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
     pub(crate) data: PathBuf,

@@ -24,7 +24,7 @@ fn holdfast(args: &[&str]) -> Result<(bool, Value)> {
 /// Polls the report of a log until `holds`.
 fn wait_report(log: &str, what: &str, holds: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
     poll(what, PATIENCE, || {
-        let report = holdfast(&["auditor", "report", "--log", log])?.1;
+        let report = holdfast(&["auditor", "report", "--audit-log", log])?.1;
         let nodes = report["nodes"].as_array().cloned().unwrap_or_default();
         Ok(holds(&nodes).then_some(nodes))
     })

@@ -34,7 +34,7 @@ pub(crate) async fn verify(args: &VerifyArgs, output: Output) -> Result<ExitCode
     let node = args.node.as_deref().map(str::parse).transpose().context("--node")?;
     let key = args.key.as_deref().map(str::parse::<PublicKey>).transpose().context("--key")?;
     let focus = Focus { node, epoch: args.epoch };
-    let mut checked = check(&LogSource::parse(&args.log)?, focus, key).await?;
+    let mut checked = check(&LogSource::parse(&args.audit_log)?, focus, key).await?;
     for decoy in &args.decoy {
         let node = decoy.parse().context("--decoy")?;
         if let Some(account) = checked.book.account(node)
@@ -172,7 +172,7 @@ fn finish(
 
 /// `holdfast auditor report`.
 pub(crate) async fn report(args: &ReportArgs, output: Output) -> Result<ExitCode> {
-    let log = match &args.log {
+    let log = match &args.audit_log {
         Some(log) => log.clone(),
         None => args.data.join("auditor/log").to_string_lossy().into_owned(),
     };
