@@ -13,7 +13,8 @@ run: build
 demo: build
 	@$(ENV) exec "$$CARGO_TARGET_DIR/release/holdfast" demo
 
-# Every check. One profile (`checked`) for lints, unit tests and end-to-end tests, so dependencies build once.
+# Every check. One profile (`checked`) for lints, unit tests and end-to-end tests, and always the whole workspace: a part
+# alone asks dependencies for fewer features, and they would build again for each part.
 test: setup-tests fmt lint unit e2e
 
 bench: build
@@ -28,7 +29,7 @@ deb: build
 	@$(ENV) packaging/build-deb.sh "$$CARGO_TARGET_DIR/release/holdfast" "$$CARGO_TARGET_DIR/debian"
 
 checked: setup
-	@$(ENV) cargo build --locked --profile checked -p holdfast
+	@$(ENV) cargo build --locked --profile checked --workspace --bins --tests
 
 setup:
 	@scripts/setup.sh
@@ -43,12 +44,12 @@ lint: setup
 	@$(ENV) cargo clippy --locked --profile checked --workspace --all-targets -- -D warnings
 
 unit: setup-tests
-	@$(ENV) cargo nextest run --locked --cargo-profile checked --workspace --exclude holdfast-tests
+	@$(ENV) cargo nextest run --locked --cargo-profile checked --workspace -E 'not package(holdfast-tests)'
 
 e2e: setup-tests checked
-	@$(ENV) cargo nextest run --locked --cargo-profile checked -p holdfast-tests
+	@$(ENV) cargo nextest run --locked --cargo-profile checked --workspace -E 'package(holdfast-tests)'
 
 # What takes longer than a test may: a node killed 200 times under load, and many more lives of a store whose power goes.
 soak: setup-tests checked
-	@$(ENV) HOLDFAST_ROUNDS=200 cargo nextest run --locked --cargo-profile checked -p holdfast-tests --test killed
-	@$(ENV) HOLDFAST_CASES=300 cargo nextest run --locked --cargo-profile checked -p holdfast-storage-node faults::
+	@$(ENV) HOLDFAST_ROUNDS=200 cargo nextest run --locked --cargo-profile checked --workspace -E 'binary(killed)'
+	@$(ENV) HOLDFAST_CASES=300 cargo nextest run --locked --cargo-profile checked --workspace -E 'package(holdfast-storage-node) & test(faults::)'
