@@ -62,11 +62,11 @@ fn a_network_is_audited_and_anybody_can_check_the_log() -> Result<()> {
     network.gateway.stop()?;
     // One changed bit anywhere is noticed.
     let tile = log.join("tile/entries/000");
-    let partial = std::fs::read_dir(log.join("tile/entries/000.p")).ok().and_then(|mut dir| dir.next());
-    let bundle = match partial {
-        Some(entry) if !tile.exists() => entry?.path(),
-        _ => tile,
-    };
+    // While the first tile is not full, its widest part is the log's present; narrower ones are its past.
+    let parts = std::fs::read_dir(log.join("tile/entries/000.p")).into_iter().flatten().flatten();
+    let width = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    let widest = parts.map(|entry| entry.path()).max_by_key(|path| width(path));
+    let bundle = widest.filter(|_| !tile.exists()).unwrap_or(tile);
     let mut bytes = std::fs::read(&bundle)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

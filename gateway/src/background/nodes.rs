@@ -44,6 +44,14 @@ pub(crate) async fn restore(core: &Core) -> Result<(), MetaError> {
         if !seed.addresses.is_empty() {
             node.addresses.clone_from(&seed.addresses);
         }
+        // Whoever names an address at the start knows better than the row: left as it is, membership would bring the
+        // old address back, also to other gateways.
+        if let Some(entry) =
+            before.filter(|entry| !node.addresses.is_empty() && entry.addresses != node.addresses)
+        {
+            let moved = NodeEntry { addresses: node.addresses.clone(), ..entry.clone() };
+            core.meta.upsert_node(&moved).await?;
+        }
         tell_pool(core, node);
     }
     Ok(())
