@@ -609,15 +609,6 @@ pub(crate) struct MountArgs {
     /// Memory for bytes fetched ahead; uploads may take as much again
     #[arg(long, env = "HOLDFAST_MOUNT_MEMORY", default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: ByteSize,
-    /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
-    #[arg(long, env = "HOLDFAST_DIRECT")]
-    pub(crate) direct: bool,
-    /// Keep verified blocks in this directory; one process at a time uses it
-    #[arg(long, env = "HOLDFAST_CACHE_DIR", value_name = "DIR", requires = "direct")]
-    pub(crate) cache: Option<PathBuf>,
-    /// How large the cache may become
-    #[arg(long, env = "HOLDFAST_CACHE_SIZE", default_value = "10GB", value_name = "SIZE")]
-    pub(crate) cache_size: ByteSize,
     /// Where files being written lie until they are uploaded [default: under ~/.cache/holdfast]
     #[arg(long, env = "HOLDFAST_MOUNT_STAGING", value_name = "DIR")]
     pub(crate) staging: Option<PathBuf>,

@@ -8,20 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use holdfast_retrieval::mount::fuse::{FuseOptions, Mounted};
 use holdfast_retrieval::mount::{
-    Backend, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
+    Backend as _, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
 };
 
-use crate::args::{DirectArgs, MountArgs};
-use crate::client::S3;
-use crate::direct::Direct;
+use crate::args::MountArgs;
 use crate::network::Access;
 use crate::output::Output;
 use crate::signals;
 
-mod direct;
 mod gateway;
 
-use direct::DirectBackend;
 use gateway::GatewayBackend;
 
 /// Snapshots are read as buckets of this name and their CID.
@@ -84,13 +80,8 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         memory_bytes: args.memory.0.max(32 << 20),
         patience: args.timeout.0,
     };
-    let straight = straight(&args, access).await?;
-    let backend: Arc<dyn Backend> = match &straight {
-        Some(direct) => Arc::new(DirectBackend::new(backend, Arc::clone(direct), &target.bucket)),
-        None => Arc::new(backend),
-    };
     let (files, leftovers) =
-        FileSystem::new(config, backend).context("the staging directory cannot be used")?;
+        FileSystem::new(config, Arc::new(backend)).context("the staging directory cannot be used")?;
     tell_leftovers(&leftovers, output);
     let options = FuseOptions {
         source: format!("holdfast:{}", args.target),
@@ -107,22 +98,7 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     }));
     let mode = if read_only { "read-only" } else { "read-write" };
     output.say(format!("{} is mounted on {}, {mode}; Ctrl-C unmounts", args.target, dir.display()));
-    let code = serve(&files, mounted, &dir, stop, output).await?;
-    if let Some(direct) = straight {
-        direct.finish(output).await?;
-    }
-    Ok(code)
-}
-
-/// The way to the nodes, if it was asked for.
-async fn straight(args: &MountArgs, access: Access) -> Result<Option<Arc<Direct>>> {
-    let options = DirectArgs {
-        direct: args.direct,
-        cache: args.cache.clone(),
-        cache_size: args.cache_size,
-        ..DirectArgs::default()
-    };
-    Direct::start(&options, &S3::new(access)).await
+    serve(&files, mounted, &dir, stop, output).await
 }
 
 /// A bucket that is not there is said before anything is mounted.

@@ -164,35 +164,6 @@ fn a_gateway_that_is_gone_is_eio_and_no_hung_process() -> Result<()> {
 }
 
 #[test]
-fn a_direct_mount_reads_from_the_nodes_and_its_cache_outlives_it() -> Result<()> {
-    if !has_fuse()? {
-        return Ok(());
-    }
-    let root = tempfile::tempdir()?;
-    let network = Network::up(&root.path().join("data"), &["--separate-nodes"])?;
-    let held = bytes_of("straight", 30_000_000);
-    write_file(root.path(), "source.bin", &held)?;
-    network.holdfast(&[
-        "put",
-        root.path().join("source.bin").to_str().context("UTF-8")?,
-        "straight/s.bin",
-    ])?;
-    let cache = root.path().join("cache");
-    let more = ["--direct", "--cache", cache.to_str().context("UTF-8")?];
-    for _ in 0..2 {
-        let mut mount = Mount::new(&network, root.path(), "m", "straight", &more)?;
-        ensure!(std::fs::read(mount.dir.join("s.bin"))? == held, "other bytes");
-        std::fs::write(mount.dir.join("new"), b"written through the gateway")?;
-        assert_eq!(std::fs::read(mount.dir.join("new"))?, b"written through the gateway");
-        mount.stop()?;
-    }
-    let kept: u64 =
-        std::fs::read_dir(&cache)?.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum();
-    assert!(kept > 0, "the cache is empty");
-    Ok(())
-}
-
-#[test]
 fn a_snapshot_stays_what_it_was() -> Result<()> {
     if !has_fuse()? {
         return Ok(());
