@@ -1,6 +1,7 @@
 //! The tree over a block's groups: what a node keeps beside the block, and the paths it proves with.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use holdfast_protocol::limits::{CHUNK_LEN, GROUP_LEN};
 use holdfast_protocol::message::{ByteRange, LeafPath, LeafUnit};
@@ -17,11 +18,23 @@ const CHUNKS_PER_GROUP: u32 = GROUP_LEN / CHUNK_LEN;
 /// A block's length and the chaining values of its groups.
 ///
 /// A block of one group has no tree: it keeps no chaining value, and its digest is the hash of its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct GroupTree {
     len: BlockLen,
     chaining_values: Vec<ChainingValue>,
+    /// The layers above the groups, made with the first path and kept for the next ones: up to 2 KiB, and a tenth of
+    /// what it costs to hash 64 KiB.
+    above: OnceLock<Vec<Vec<ChainingValue>>>,
 }
+
+impl PartialEq for GroupTree {
+    /// What can be derived does not count.
+    fn eq(&self, other: &Self) -> bool {
+        (self.len, &self.chaining_values) == (other.len, &other.chaining_values)
+    }
+}
+
+impl Eq for GroupTree {}
 
 impl GroupTree {
     /// Takes back what [`GroupTree::chaining_values`] gave: one value per group, none for a block of one.
@@ -34,7 +47,7 @@ impl GroupTree {
         if values.len() != expected {
             return Err(TreeError::Count { len, expected, found: values.len() });
         }
-        Ok(Self { len, chaining_values: values.to_vec() })
+        Ok(Self { len, chaining_values: values.to_vec(), above: OnceLock::new() })
     }
 
     /// How many chaining values the tree of a block of `len` bytes has: 0, or 2 to 64.
@@ -46,12 +59,12 @@ impl GroupTree {
     }
 
     pub(crate) const fn single(len: BlockLen) -> Self {
-        Self { len, chaining_values: Vec::new() }
+        Self { len, chaining_values: Vec::new(), above: OnceLock::new() }
     }
 
     pub(crate) fn of_groups(len: BlockLen, chaining_values: Vec<ChainingValue>) -> Self {
         assert_eq!(chaining_values.len(), Self::values_of(len), "one chaining value per group");
-        Self { len, chaining_values }
+        Self { len, chaining_values, above: OnceLock::new() }
     }
 
     /// The block's length.
@@ -76,14 +89,7 @@ impl GroupTree {
     pub fn root(&self) -> Option<Digest> {
         let mut level = self.chaining_values.clone();
         while level.len() > 2 {
-            level = level
-                .chunks(2)
-                .map(|pair| match pair {
-                    [left, right] => *Node::parent(left, right).chaining_value(),
-                    [odd, ..] => *odd,
-                    [] => unreachable!("chunks are never empty"),
-                })
-                .collect();
+            level = above(&level);
         }
         match &level[..] {
             [left, right] => Some(crate::node::root_of(left, right)),
@@ -97,10 +103,10 @@ impl GroupTree {
     /// [`ProveError::Outside`] when the block has no such group.
     pub fn group_path(&self, group: u32) -> Result<LeafPath, ProveError> {
         self.check(LeafUnit::Group, group)?;
-        Ok(path_of(&self.layers(), LeafUnit::Group, group, self.len))
+        Ok(self.path_of(group))
     }
 
-    /// The paths of consecutive groups, building the inner nodes once. Siblings stand leaf upwards; the
+    /// The paths of consecutive groups. The inner nodes are built once and kept. Siblings stand leaf upwards; the
     /// only group of a block has none.
     ///
     /// # Errors
@@ -109,8 +115,7 @@ impl GroupTree {
         if let Some(last) = groups.clone().last() {
             self.check(LeafUnit::Group, last)?;
         }
-        let layers = self.layers();
-        Ok(groups.map(|group| path_of(&layers, LeafUnit::Group, group, self.len)).collect())
+        Ok(groups.map(|group| self.path_of(group)).collect())
     }
 
     /// The path of one chunk, given the bytes of the whole group that holds it: first within the group,
@@ -145,7 +150,7 @@ impl GroupTree {
         }
         let mut siblings = ByteBuf::with_capacity(10 * 32);
         climb(&chunks, (chunk % CHUNKS_PER_GROUP) as usize, &mut siblings);
-        climb(&self.layers(), group as usize, &mut siblings);
+        self.climb(group as usize, &mut siblings);
         debug_assert_eq!(Some(siblings.len() / 32), path_len(LeafUnit::Chunk, chunk, self.len));
         Ok(LeafPath { index: chunk, siblings })
     }
@@ -158,10 +163,47 @@ impl GroupTree {
         }
     }
 
-    fn layers(&self) -> Layers {
-        let leaves: Vec<Node> = self.chaining_values.iter().map(|value| Node::leaf(*value)).collect();
-        layers_of(&leaves)
+    fn path_of(&self, group: u32) -> LeafPath {
+        let mut siblings = ByteBuf::with_capacity(6 * 32);
+        self.climb(group as usize, &mut siblings);
+        debug_assert_eq!(Some(siblings.len() / 32), path_len(LeafUnit::Group, group, self.len));
+        LeafPath { index: group, siblings }
     }
+
+    /// Appends the siblings of group `index`, group upwards.
+    fn climb(&self, mut index: usize, siblings: &mut ByteBuf) {
+        let above = self.above.get_or_init(|| self.layers_above());
+        for layer in std::iter::once(&self.chaining_values).chain(above) {
+            if let Some(sibling) = layer.get(index ^ 1) {
+                siblings.extend_from_slice(sibling);
+            }
+            index /= 2;
+        }
+    }
+
+    /// As `rs_merkle` builds them, without a node's second form and its sorting, which cost three times as much.
+    fn layers_above(&self) -> Vec<Vec<ChainingValue>> {
+        let mut layers: Vec<Vec<ChainingValue>> = Vec::with_capacity(5);
+        loop {
+            let below = layers.last().unwrap_or(&self.chaining_values);
+            // The topmost has no sibling.
+            if below.len() <= 2 {
+                return layers;
+            }
+            let layer = above(below);
+            layers.push(layer);
+        }
+    }
+}
+
+/// The layer above `layer`: an odd last node is handed up unchanged.
+fn above(layer: &[ChainingValue]) -> Vec<ChainingValue> {
+    let merged = |pair: &[ChainingValue]| match pair {
+        [left, right] => *Node::parent(left, right).chaining_value(),
+        [odd, ..] => *odd,
+        [] => unreachable!("chunks are never empty"),
+    };
+    layer.chunks(2).map(merged).collect()
 }
 
 /// The nodes of a tree with their indexes, leaves first, each layer complete. Empty without leaves.
@@ -174,13 +216,6 @@ fn layers_of(leaves: &[Node]) -> Layers {
     }
     // Building from a complete row of leaves has no missing node to fail for.
     Layers::from_leaves(leaves).unwrap_or_default()
-}
-
-fn path_of(layers: &Layers, unit: LeafUnit, index: u32, len: BlockLen) -> LeafPath {
-    let mut siblings = ByteBuf::with_capacity(6 * 32);
-    climb(layers, index as usize, &mut siblings);
-    debug_assert_eq!(Some(siblings.len() / 32), path_len(unit, index, len));
-    LeafPath { index, siblings }
 }
 
 /// Appends the siblings of leaf `index`, leaf upwards. Where the layer ends without one, the node was

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FallocateFlags, OFlags};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -53,7 +54,50 @@ pub struct Request {
     /// Held until completion, so that a cancelled caller still counts.
     pub permit: Option<OwnedSemaphorePermit>,
     /// Told when done.
-    pub done: oneshot::Sender<Completion>,
+    pub done: Done,
+}
+
+/// Who is told that a request is done.
+#[derive(Debug)]
+pub enum Done {
+    /// One caller, who gets the memory back.
+    One(oneshot::Sender<Completion>),
+    /// Whoever waits for all writes of a group, and only for the last.
+    Tally(Arc<WriteTally>),
+}
+
+/// Counts the writes of a group that are under way.
+#[derive(Debug, Default)]
+pub struct WriteTally {
+    state: Mutex<(usize, Option<io::Error>)>,
+    settled: Condvar,
+}
+
+impl WriteTally {
+    /// One more write begins.
+    pub(crate) fn begin(&self) {
+        self.state.lock().0 += 1;
+    }
+
+    fn end(&self, result: io::Result<()>) {
+        let mut state = self.state.lock();
+        state.0 = state.0.saturating_sub(1);
+        if let Err(error) = result {
+            state.1.get_or_insert(error);
+        }
+        if state.0 == 0 {
+            self.settled.notify_all();
+        }
+    }
+
+    /// Waits until none is under way; the first error of them.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        while state.0 > 0 {
+            self.settled.wait(&mut state);
+        }
+        state.1.take().map_or(Ok(()), Err)
+    }
 }
 
 /// How a request ended.
@@ -68,7 +112,14 @@ pub struct Completion {
 impl Request {
     /// Answers the request. A caller that has gone away is none of the disk's business.
     pub fn complete(self, result: io::Result<()>) {
-        let _gone = self.done.send(Completion { result, buffer: self.buffer });
+        match self.done {
+            Done::One(done) => drop(done.send(Completion { result, buffer: self.buffer })),
+            Done::Tally(tally) => {
+                // Its memory is free before anybody hears of it.
+                drop(self.buffer);
+                tally.end(result);
+            }
+        }
     }
 }
 
@@ -174,15 +225,22 @@ fn open_direct(path: &Path, create: bool) -> io::Result<DiskFile> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(create);
     let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-    match options.clone().custom_flags(flags).open(path) {
+    let mut opened = options.clone().custom_flags(flags).open(path);
+    if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem) && !create {
+        // What can still be read is still served.
+        options = OpenOptions::new();
+        options.read(true);
+        opened = options.clone().custom_flags(flags).open(path);
+    }
+    match opened {
         Ok(file) => Ok(DiskFile { file, path: path.to_owned(), direct: true }),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
             if !BUFFERED_NOTED.swap(true, Ordering::Relaxed) {
                 tracing::warn!(path = %path.display(), "the file system refuses O_DIRECT; using its page cache");
             }
             // A refused create_new may still have made the file.
-            options.create_new(false).create(create);
-            let file = options.truncate(false).open(path)?;
+            options.create_new(false).create(create).truncate(false);
+            let file = options.open(path)?;
             Ok(DiskFile { file, path: path.to_owned(), direct: false })
         }
         Err(error) => Err(error),
@@ -199,7 +257,15 @@ pub(crate) fn run_blocking(
 ) -> (io::Result<()>, Option<AlignedBuf>) {
     let (done, completed) = oneshot::channel();
     let (buffer, len) = transfer;
-    disk.submit(Request { file: Arc::clone(file), action, offset, len, buffer, permit: None, done });
+    disk.submit(Request {
+        file: Arc::clone(file),
+        action,
+        offset,
+        len,
+        buffer,
+        permit: None,
+        done: Done::One(done),
+    });
     match completed.blocking_recv() {
         Ok(completion) => (completion.result, completion.buffer),
         Err(_) => (Err(stopped()), None),

@@ -294,6 +294,16 @@ impl Store {
         self.shared.health()
     }
 
+    /// Whether the disk was read-only when the store was opened.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.read_only
+    }
+
+    /// Whether a store that was opened read-only could be opened for writing by now.
+    pub fn could_be_written(&self) -> bool {
+        self.shared.read_only && !identity::is_read_only(&self.shared.dir)
+    }
+
     /// Whether the store's directory is still what its path leads to. When it is not, nothing is written any more.
     pub fn is_present(&self) -> bool {
         self.shared.look_for_presence()

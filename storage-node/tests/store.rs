@@ -5,6 +5,8 @@
 
 #[path = "store/crash.rs"]
 mod crash;
+#[path = "store/crowd.rs"]
+mod crowd;
 #[path = "store/damage.rs"]
 mod damage;
 #[path = "store/disks.rs"]

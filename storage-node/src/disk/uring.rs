@@ -16,6 +16,10 @@ use rustix::event::EventfdFlags;
 use super::raw::Ring;
 use super::{BufferPool, Disk, REQUESTS_MAX, Request, stopped};
 
+/// With this many requests under way the thread is not woken for one more: the next completion, which is near, takes it
+/// up, and a wake-up costs as much as a read.
+const WAKE_BELOW: usize = 8;
+
 /// A disk behind an io_uring.
 pub struct UringDisk {
     queue: Arc<Queue>,
@@ -129,13 +133,14 @@ fn drive(mut ring: Ring, queue: &Queue) {
         if queue.closed.load(Ordering::SeqCst) && ring.is_idle() {
             break;
         }
-        queue.sleeping.store(true, Ordering::SeqCst);
+        let wakeable = ring.under_way() < WAKE_BELOW;
+        queue.sleeping.store(wakeable, Ordering::SeqCst);
         // Whoever queued after our look and before the flag did not wake us: look again.
         let more = !queue.waiting.lock().is_empty() && ring.has_room();
         let waited = if more || queue.closed.load(Ordering::SeqCst) && ring.is_idle() {
             ring.submit()
         } else {
-            ring.wait()
+            ring.wait(wakeable)
         };
         queue.sleeping.store(false, Ordering::SeqCst);
         if let Err(error) = waited

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::command::{COMMANDS_MAX, Command};
 use super::config::Pools;
 use super::config::{EXTENT_BYTES_MAX, EXTENT_BYTES_MIN, IoMode, StoreConfig};
-use super::error::{IndexError, OpenError};
+use super::error::{IndexError, OpenError, StoreError};
 use super::format::{PAGE_BYTES, Secret};
 use super::health::{Checks, Presence};
 use super::identity;
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) generation: u64,
     pub(crate) dir: PathBuf,
     pub(crate) reserve_bytes: u64,
+    /// The disk was read-only when it was opened: nothing is written.
+    pub(crate) read_only: bool,
     pub(crate) scrub_period_ms: u64,
     /// Counts passes that punch: a read that no pass overlapped saw the bytes that it looked up.
     pub(crate) punched: AtomicU64,
@@ -81,7 +83,18 @@ impl Shared {
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
+        if self.read_only {
+            return Some("its file system is read-only".to_owned());
+        }
         self.failure.lock().clone()
+    }
+
+    /// Why nothing is written any more, if it is not.
+    pub(crate) fn refusal(&self) -> Option<StoreError> {
+        if self.read_only {
+            return Some(StoreError::ReadOnly { dir: self.dir.clone() });
+        }
+        self.failure.lock().clone().map(|detail| StoreError::Failed { detail })
     }
 
     /// Remembers the first failure: nothing is written until the store is opened again.
@@ -152,7 +165,7 @@ pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         Some(disk) => Arc::clone(disk),
         None => choose_disk(config.io, &pools)?,
     };
-    let index = open_index(&identity.index, config.index_cache_bytes)?;
+    let index = open_index(&identity.index, config.index_cache_bytes, identity.read_only)?;
     let entries = NonZeroUsize::new(config.tree_cache_entries).unwrap_or(NonZeroUsize::MIN);
     let open_files = NonZeroUsize::new(OPEN_EXTENTS_MAX).unwrap_or(NonZeroUsize::MIN);
     let mut shared = Shared {
@@ -174,7 +187,9 @@ pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         scrub: ScrubState::load(&config.dir),
         generation: 0,
         reserve_bytes: config.reserve_bytes,
-        scrub_period_ms: config.scrub_period_ms,
+        read_only: identity.read_only,
+        // What a scrub finds is written down: it waits until that can be done.
+        scrub_period_ms: if identity.read_only { 0 } else { config.scrub_period_ms },
         dir: config.dir.clone(),
         punched: AtomicU64::new(0),
         reclaiming: Mutex::new(()),
@@ -186,12 +201,17 @@ pub(crate) fn open(config: StoreConfig) -> Result<Opened, OpenError> {
         index_flush_bytes: config.index_flush_bytes,
         _lock: identity.lock,
     };
+    if shared.read_only && replay::belongs_elsewhere(&shared.index, &shared.id)? {
+        let detail =
+            "the index belongs to another store, and cannot be rebuilt on a read-only disk".to_owned();
+        return Err(OpenError::Identity { dir: shared.dir.clone(), detail });
+    }
     if replay::belongs_elsewhere(&shared.index, &shared.id)? {
         tracing::warn!("the index belongs to another store; rebuilding it from the extents");
         let cache_bytes = config.index_cache_bytes;
         drop(shared.index);
         set_aside(&identity.index)?;
-        shared.index = open_index(&identity.index, cache_bytes)?;
+        shared.index = open_index(&identity.index, cache_bytes, false)?;
     }
     let index_failed = |source| OpenError::Index { source };
     shared.index.load_changed().map_err(index_failed)?;
@@ -243,8 +263,12 @@ fn choose_disk(io: IoMode, pools: &Pools) -> Result<Arc<dyn Disk>, OpenError> {
     }
 }
 
-fn open_index(dir: &Path, cache_bytes: usize) -> Result<Index, OpenError> {
+fn open_index(dir: &Path, cache_bytes: usize, read_only: bool) -> Result<Index, OpenError> {
     let index_error = |source| OpenError::Index { source: IndexError::Rocks { source } };
+    if read_only {
+        tracing::error!(dir = %dir.display(), "the disk is read-only: its blocks are served, nothing is taken");
+        return Index::open_read_only(dir, cache_bytes).map_err(index_error);
+    }
     match Index::open(dir, cache_bytes) {
         Ok(index) => Ok(index),
         Err(error) if error.kind() == rocksdb::ErrorKind::Corruption => {

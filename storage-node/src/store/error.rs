@@ -174,6 +174,12 @@ pub enum StoreError {
         /// The first failure.
         detail: String,
     },
+    /// The file system is read-only: what lies there is served, nothing is taken, changed or deleted.
+    #[error("the disk is read-only: {}", dir.display())]
+    ReadOnly {
+        /// The store's directory.
+        dir: PathBuf,
+    },
     /// Not even the reserve for small records is left.
     #[error("the disk has no room for a small record")]
     Full,

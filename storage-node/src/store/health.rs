@@ -89,6 +89,11 @@ pub enum Alarm {
         /// The first failure.
         detail: String,
     },
+    /// The file system was read-only when the store was opened. Reads are served.
+    ReadOnly {
+        /// Where.
+        dir: PathBuf,
+    },
     /// The file system has less free than blocks must leave.
     Full {
         /// Bytes free on the file system.
@@ -129,6 +134,7 @@ impl Alarm {
         match self {
             Self::Away { .. } => "away",
             Self::WritesFailed { .. } => "writes_failed",
+            Self::ReadOnly { .. } => "read_only",
             Self::Full { .. } => "full",
             Self::Overcommitted { .. } => "overcommitted",
             Self::ReadErrors { .. } => "read_errors",
@@ -143,6 +149,10 @@ impl Alarm {
             Self::Away { .. } => "mount the disk where it was; the node takes it up again by itself",
             Self::WritesFailed { .. } => {
                 "look at the system's log for this disk; if it is read-only or failing, replace it, else restart the node"
+            }
+            Self::ReadOnly { .. } => {
+                "look at the system's log for why (a failing disk is often made read-only); once it can be written \
+                 again the node takes it up by itself"
             }
             Self::Full { .. } => "free room on the disk, or offer less; deletions are still taken",
             Self::Overcommitted { .. } => "free what else is on the disk, or offer less",
@@ -162,6 +172,13 @@ impl fmt::Display for Alarm {
         match self {
             Self::Away { detail } => write!(f, "the disk is not there: {detail}"),
             Self::WritesFailed { detail } => write!(f, "no writes until the node is restarted: {detail}"),
+            Self::ReadOnly { dir } => {
+                write!(
+                    f,
+                    "the disk at {} is read-only: its blocks are served, nothing is taken",
+                    dir.display()
+                )
+            }
             Self::Full { free_bytes, reserve_bytes } => {
                 write!(f, "the disk is full: {free_bytes} bytes are free, blocks leave {reserve_bytes}")
             }
@@ -277,6 +294,7 @@ impl Shared {
         let scrub = self.scrub.progress(self.accounts(), self.scrub_period_ms);
         let mut alarms = Vec::new();
         match (&failure, present) {
+            (Some(_), true) if self.read_only => alarms.push(Alarm::ReadOnly { dir: self.dir.clone() }),
             (Some(detail), true) => alarms.push(Alarm::WritesFailed { detail: detail.clone() }),
             (detail, false) => {
                 alarms.push(Alarm::Away {

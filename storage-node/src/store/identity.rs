@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -39,8 +39,15 @@ pub(crate) struct Identity {
     pub(crate) secret: Secret,
     pub(crate) extents: PathBuf,
     pub(crate) index: PathBuf,
+    /// The disk cannot be written.
+    pub(crate) read_only: bool,
     /// Held for the lock.
     pub(crate) lock: File,
+}
+
+/// Whether what lies in `dir` cannot be written because its file system, or the mount of it, is read-only.
+pub(crate) fn is_read_only(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Locks `dir` and reads who it is, or makes it somebody.
@@ -59,10 +66,20 @@ pub(crate) fn open(dir: &Path, expect: Expect, now_ms: u64) -> Result<Identity, 
             None => return Err(OpenError::Missing { dir: dir.to_owned(), expected: hex(&expected) }),
         }
     }
-    make_dir(dir)?;
-    let lock = lock(dir)?;
+    let read_only = is_read_only(dir);
     let extents = dir.join("extents");
-    make_dir(&extents)?;
+    if read_only && look(dir)?.is_none() {
+        // Nothing can be made here.
+        return Err(failed(dir, "making a store", rustix::io::Errno::ROFS.into()));
+    }
+    let lock = if read_only {
+        lock_read_only(dir)?
+    } else {
+        make_dir(dir)?;
+        let lock = lock(dir)?;
+        make_dir(&extents)?;
+        lock
+    };
     let path = dir.join("identity.json");
     let text = match read_bounded(&path) {
         Ok(text) => text,
@@ -74,7 +91,7 @@ pub(crate) fn open(dir: &Path, expect: Expect, now_ms: u64) -> Result<Identity, 
     };
     let id = parse(dir, &text)?;
     let secret = read_secret(dir)?;
-    Ok(Identity { id, secret, extents, index: dir.join("index"), lock })
+    Ok(Identity { id, secret, extents, index: dir.join("index"), read_only, lock })
 }
 
 /// Whose directory `dir` is, if anybody's. Changes nothing and takes no lock.
@@ -161,6 +178,17 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(|source| failed(&path, "opening", source))?;
+    lock_file(dir, path, file)
+}
+
+/// A lock needs no writing, only the file that an earlier start made.
+fn lock_read_only(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let file = File::open(&path).map_err(|source| failed(&path, "opening", source))?;
+    lock_file(dir, path, file)
+}
+
+fn lock_file(dir: &Path, path: PathBuf, file: File) -> Result<File, OpenError> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { dir: dir.to_owned() }),

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use holdfast_protocol::digest::Digest;
 use holdfast_protocol::record::{AgreementId, Claim, ClaimRef};
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, Direction, ErrorKind, FlushOptions, IteratorMode, Options, PrefixRange,
-    ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
 };
 
 use super::error::IndexError;
@@ -17,13 +18,14 @@ use super::types::{AgreementUsage, CLAIMS_PER_BLOCK_MAX, Loss};
 
 mod changed;
 mod inventory;
+mod overlay;
 pub(crate) mod rows;
 mod txn;
 pub(crate) mod upgrade;
 
 pub(crate) use changed::bucket_of;
 
-pub(crate) use txn::Txn;
+pub(crate) use txn::{Changes, Sealed, Txn};
 
 use changed::Changed;
 use rows::{BlockRow, ClaimKey, ExtentRow, LostRow};
@@ -41,34 +43,36 @@ pub(crate) struct Index {
     db: DB,
     /// Buckets of the inventory that changed since their reader last looked.
     changed: Mutex<Changed>,
+    /// On a read-only disk: what replay adds to the index, in memory. `None` where the index is written.
+    overlay: Option<Mutex<Arc<Changes>>>,
 }
 
 impl Index {
     /// Opens or makes the index in `dir`.
     pub(crate) fn open(dir: &Path, cache_bytes: usize) -> Result<Self, rocksdb::Error> {
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        // New blocks dominate: a filter answers "not held" without touching the disk.
-        table.set_bloom_filter(10.0, false);
-        let mut options = Options::default();
+        let mut options = table_options(cache_bytes);
         options.create_if_missing(true);
-        options.set_block_based_table_factory(&table);
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-        options.set_max_write_buffer_number(2);
-        options.set_max_open_files(OPEN_FILES_MAX);
-        options.set_max_background_jobs(2);
-        // Reading every table's statistics at open would make the start a walk.
-        options.set_skip_stats_update_on_db_open(true);
-        // One log file is enough to look at after a failure, and they must not grow without bound.
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(4 << 20);
-        Ok(Self { db: DB::open(&options, dir)?, changed: Mutex::new(Changed::default()) })
+        let db = DB::open(&options, dir)?;
+        Ok(Self { db, changed: Mutex::new(Changed::default()), overlay: None })
     }
 
-    /// Applies `batch` at once, without a log of its own.
+    /// Opens the index of a disk that cannot be written. Changes are kept in memory: those of one unflushed stretch.
+    pub(crate) fn open_read_only(dir: &Path, cache_bytes: usize) -> Result<Self, rocksdb::Error> {
+        let db = DB::open_for_read_only(&table_options(cache_bytes), dir, false)?;
+        Ok(Self { db, changed: Mutex::new(Changed::default()), overlay: Some(Mutex::default()) })
+    }
+
+    /// Whether changes stay in memory.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.overlay.is_some()
+    }
+
+    /// Applies `batch` at once, without a log of its own. On a read-only disk nothing is kept: whoever calls this can
+    /// make it anew.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), IndexError> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         Ok(self.db.write_opt(batch, &options)?)
@@ -88,6 +92,9 @@ impl Index {
 
     /// Makes everything applied so far durable; without `wait`, soon.
     pub(crate) fn flush(&self, wait: bool) -> Result<(), IndexError> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let mut options = FlushOptions::default();
         options.set_wait(wait);
         Ok(self.db.flush_opt(&options)?)
@@ -95,12 +102,12 @@ impl Index {
 
     /// Everything there is to see.
     pub(crate) fn view(&self) -> View<'_> {
-        View { db: &self.db, memory_only: false }
+        View { db: &self.db, memory_only: false, overlay: self.overlay_now() }
     }
 
     /// Only what is in memory; the rest answers [`is_incomplete`].
     pub(crate) fn view_in_memory(&self) -> View<'_> {
-        View { db: &self.db, memory_only: true }
+        View { db: &self.db, memory_only: true, overlay: self.overlay_now() }
     }
 }
 
@@ -109,11 +116,32 @@ pub(crate) fn is_incomplete(error: &IndexError) -> bool {
     matches!(error, IndexError::Rocks { source } if source.kind() == ErrorKind::Incomplete)
 }
 
+fn table_options(cache_bytes: usize) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // New blocks dominate: a filter answers "not held" without touching the disk.
+    table.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(2);
+    // Reading every table's statistics at open would make the start a walk.
+    options.set_skip_stats_update_on_db_open(true);
+    // One log file is enough to look at after a failure, and they must not grow without bound.
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(4 << 20);
+    options
+}
+
 /// Reads of the index.
-#[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     db: &'a DB,
     memory_only: bool,
+    overlay: Option<Arc<Changes>>,
 }
 
 impl View<'_> {
@@ -126,19 +154,15 @@ impl View<'_> {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        if let Some(changed) = self.overlay.as_ref().and_then(|overlay| overlay.get(key)) {
+            return Ok(changed.clone());
+        }
         Ok(self.db.get_opt(key, &self.options())?)
     }
 
     /// Rows whose key starts with `prefix`, in order, at most `max`.
     pub(crate) fn scan(&self, prefix: &[u8], max: usize) -> Result<Vec<Row>, IndexError> {
-        let mut options = self.options();
-        options.set_iterate_range(PrefixRange(prefix));
-        let mut rows = Vec::new();
-        for row in self.db.iterator_opt(IteratorMode::Start, options).take(max) {
-            let (key, value) = row?;
-            rows.push((key.into_vec(), value.into_vec()));
-        }
-        Ok(rows)
+        self.rows(prefix, None).take(max).collect()
     }
 
     /// Rows whose key starts with `prefix` and comes behind `after`, in order, at most `max`.
@@ -148,24 +172,10 @@ impl View<'_> {
         after: Option<Vec<u8>>,
         max: usize,
     ) -> Result<Vec<Row>, IndexError> {
-        let mut options = self.options();
-        options.set_iterate_range(PrefixRange(prefix));
-        let mode = match &after {
-            Some(key) => IteratorMode::From(key, Direction::Forward),
-            None => IteratorMode::Start,
+        let behind = |row: &Result<Row, IndexError>| {
+            !row.as_ref().is_ok_and(|(key, _)| after.as_deref() == Some(&key[..]))
         };
-        let mut rows = Vec::new();
-        for row in self.db.iterator_opt(mode, options) {
-            let (key, value) = row?;
-            if after.as_deref() == Some(&key[..]) {
-                continue;
-            }
-            if rows.len() >= max {
-                break;
-            }
-            rows.push((key.into_vec(), value.into_vec()));
-        }
-        Ok(rows)
+        self.rows(prefix, after.as_deref()).filter(behind).take(max).collect()
     }
 
     /// A row read and decoded by `decode`.
@@ -229,10 +239,8 @@ impl View<'_> {
         max: usize,
         skipped: &HashSet<AgreementId>,
     ) -> Result<Vec<(AgreementId, ClaimRef)>, IndexError> {
-        let mut options = self.options();
-        options.set_iterate_range(PrefixRange(b"l"));
         let mut expired = Vec::new();
-        for row in self.db.iterator_opt(IteratorMode::Start, options) {
+        for row in self.rows(b"l", None) {
             let (key, _) = row?;
             let (ms, claim) = ClaimKey::decode_timed(&key).ok_or_else(|| bad_row(&key))?;
             if ms > now_ms || expired.len() >= max {
@@ -260,11 +268,7 @@ impl View<'_> {
 
     /// The first extent from `id` on.
     pub(crate) fn extent_from(&self, id: u64) -> Result<Option<(u64, ExtentRow)>, IndexError> {
-        let mut options = self.options();
-        options.set_iterate_range(PrefixRange(&b"x"[..]));
-        let key = ExtentRow::key(id);
-        let mut found = self.db.iterator_opt(IteratorMode::From(&key, Direction::Forward), options);
-        let Some(row) = found.next() else { return Ok(None) };
+        let Some(row) = self.rows(b"x", Some(&ExtentRow::key(id))).next() else { return Ok(None) };
         let (key, value) = row?;
         let id = ExtentRow::id(&key).ok_or_else(|| bad_row(&key))?;
         Ok(Some((id, ExtentRow::decode(&value).ok_or_else(|| bad_row(&key))?)))

@@ -17,7 +17,7 @@ use super::format::{self, Place, RecordPage};
 use super::index::rows::OrderRow;
 use super::index::{View, bad_row, is_incomplete};
 use super::types::{KeptOrder, Located, SharedTree};
-use crate::disk::{Action, AlignedBuf, PAGE, Request, stopped};
+use crate::disk::{Action, AlignedBuf, Done, PAGE, Request, stopped};
 
 impl Shared {
     /// Runs a lookup: on this thread while memory suffices, on a blocking thread when the disk is needed.
@@ -143,7 +143,7 @@ impl Shared {
             len,
             buffer: Some(buffer),
             permit: Some(permit),
-            done,
+            done: Done::One(done),
         });
         let completion = completed.await.map_err(|_| stopped())?;
         completion.result?;
@@ -156,6 +156,7 @@ impl Shared {
         let too_long = || io::Error::from(io::ErrorKind::InvalidInput);
         let buffer = self.read_pool.take_unbounded(len).ok_or_else(too_long)?;
         let (done, completed) = oneshot::channel();
+        let done = Done::One(done);
         let (action, offset) = (Action::Read, place.offset);
         self.disk.submit(Request { file, action, offset, len, buffer: Some(buffer), permit: None, done });
         let completion = completed.await.map_err(|_| stopped())?;

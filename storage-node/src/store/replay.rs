@@ -1,13 +1,14 @@
 //! Opening after a crash: what the extents say beyond the index's checkpoint is applied to it.
 //!
-//! A group's records are all synced before the next group's first byte is written, and nothing is answered
-//! before its sync. Hence:
-//! - a page that fails its checksum, with no later group behind it, is where the last, unanswered group
-//!   was torn: replay ends there, and the rest of the file is cut off so that its pages never come back;
-//! - a header page may have reached the disk without its data, but only in the last group: there, and only
+//! A group's records are all synced before the first byte of the group after the next is written, all of an extent is
+//! synced before the next extent is made, and nothing is answered before its sync. Hence, in the newest extent:
+//! - a page that fails its checksum, with no record behind it that proves its group synced, is where one of the last
+//!   two groups was torn, neither answered: replay ends there, and the rest of the file is cut off so that its pages
+//!   never come back;
+//! - a header page may have reached the disk without its data, but only in the last two groups: there, and only
 //!   there, data are hashed before their record counts;
-//! - a failing page *with* a later group behind it is damage, not a torn tail: it is stepped over and
-//!   reported, and what lies behind it still counts.
+//! - a failing page with such a record behind it is damage, not a torn tail: it is stepped over and reported, and what
+//!   lies behind it still counts.
 //!
 //! Extents fill one after another, so ascending ids are the order of history. Records carry ids and
 //! sequences, so applying one twice changes nothing.
@@ -30,6 +31,9 @@ use crate::disk::DiskFile;
 
 /// Changed rows after which what was replayed is written to the index.
 const ROWS_PER_BATCH: usize = 20_000;
+/// Groups that may be on their way to the disk at a time. A record of group `g` proves that all of group `g - 2` was
+/// synced.
+const GROUPS_UNDER_WAY: u64 = 2;
 /// Records between two reports of progress.
 const RECORDS_PER_REPORT: u64 = 1_000;
 
@@ -120,8 +124,10 @@ impl Replayer<'_> {
         let failed = |action| move |source: io::Error| identity::failed(path, action, source);
         let disk = &self.shared.disk;
         let file = disk.open(path, false).map_err(failed("opening"))?;
-        // What this process reads from here on is what the disk holds.
-        disk.settle(&file).map_err(failed("syncing"))?;
+        if !self.shared.read_only {
+            // What this process reads from here on is what the disk holds.
+            disk.settle(&file).map_err(failed("syncing"))?;
+        }
         let mut walk = Walk::new(self.shared, Arc::clone(&file), id).map_err(failed("reading"))?;
         let start = match row {
             Some(row) => row.synced,
@@ -129,6 +135,9 @@ impl Replayer<'_> {
                 Some(start) => start,
                 None => {
                     // Its creation was interrupted before anything could have been written to it.
+                    if self.shared.read_only {
+                        return Ok(None);
+                    }
                     disk.remove(path).map_err(failed("removing"))?;
                     disk.sync_dir(&self.shared.extents).map_err(failed("syncing"))?;
                     return Ok(None);
@@ -136,7 +145,7 @@ impl Replayer<'_> {
             },
         };
         let tail = self.walk(&mut walk, start, newest, path)?;
-        if file.size().map_err(failed("reading"))? > tail {
+        if !self.shared.read_only && file.size().map_err(failed("reading"))? > tail {
             disk.truncate(&file, tail).map_err(failed("cutting"))?;
         }
         self.txn
@@ -193,8 +202,8 @@ impl Replayer<'_> {
             match read {
                 Ok((stamp, record)) if stamp.group >= group => {
                     if stamp.group > group {
-                        // A later group has begun, so the one before was synced.
-                        self.apply_all(&mut pending)?;
+                        // A later group has begun, so those before the last were synced.
+                        self.apply_synced(&mut pending, stamp.group)?;
                     }
                     group = stamp.group;
                     at += record.record_bytes();
@@ -202,9 +211,14 @@ impl Replayer<'_> {
                 }
                 Err(PageFault::Newer) => return Err(newer(path)),
                 Ok(_) | Err(_) => {
-                    // In the newest extent, the group at hand and the one after it may be torn.
-                    let later = if newest { group + 2 } else { group };
-                    let Some(next) = walk.next_record(at, later).map_err(failed)? else { break };
+                    let Some((next, at_most)) = walk.next_record(at, group).map_err(failed)? else { break };
+                    // In the newest extent the page, of the group at hand or of the next one, is torn unless a record
+                    // behind it proves its group synced.
+                    let synced = at_most.min(group + 1) + GROUPS_UNDER_WAY;
+                    if newest && at_most < synced && walk.next_record(next, synced).map_err(failed)?.is_none()
+                    {
+                        break;
+                    }
                     tracing::error!(path = %path.display(), from = at, to = next, "damage between good records");
                     self.apply_all(&mut pending)?;
                     let extent = self.extent_of(path);
@@ -227,7 +241,7 @@ impl Replayer<'_> {
             .unwrap_or(0)
     }
 
-    /// Of the last group, keeps the records before the first whose data did not all reach the disk.
+    /// Of the last groups, keeps the records before the first whose data did not all reach the disk.
     fn keep_untorn(
         &self,
         walk: &Walk<'_>,
@@ -246,6 +260,15 @@ impl Replayer<'_> {
             }
         }
         Ok(end)
+    }
+
+    /// Applies what a record of group `seen` proves to be synced.
+    fn apply_synced(&mut self, pending: &mut Pending, seen: u64) -> Result<(), OpenError> {
+        let synced = pending.partition_point(|(stamp, _)| stamp.group + GROUPS_UNDER_WAY <= seen);
+        let later = pending.split_off(synced);
+        self.apply_all(pending)?;
+        *pending = later;
+        Ok(())
     }
 
     fn apply_all(&mut self, pending: &mut Pending) -> Result<(), OpenError> {

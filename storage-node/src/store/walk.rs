@@ -81,14 +81,14 @@ impl<'a> Walk<'a> {
         })))
     }
 
-    /// The first good record behind `offset` of a group not before `group`.
-    pub(crate) fn next_record(&mut self, offset: u64, group: u64) -> io::Result<Option<u64>> {
+    /// The first good record behind `offset` of a group not before `group`: its place and its group.
+    pub(crate) fn next_record(&mut self, offset: u64, group: u64) -> io::Result<Option<(u64, u64)>> {
         let mut at = offset + PAGE_BYTES;
         while let Some(read) = self.record_within(at, SEARCH_BYTES)? {
-            if read.is_ok_and(|(stamp, _)| stamp.group >= group) {
-                return Ok(Some(at));
+            match read {
+                Ok((stamp, _)) if stamp.group >= group => return Ok(Some((at, stamp.group))),
+                Ok(_) | Err(_) => at += PAGE_BYTES,
             }
-            at += PAGE_BYTES;
         }
         Ok(None)
     }

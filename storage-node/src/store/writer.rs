@@ -1,27 +1,31 @@
 //! The writer: one thread owns the tail of the open extent.
 //!
-//! It takes whatever commands are ready, decides them against the index and each other, writes their records
-//! side by side, syncs once, applies all index changes in one batch, and answers. So an answer always comes
-//! after the sync, and a group's records are on disk before the first byte of the next group is written:
-//! that order is what replay relies on.
+//! It takes whatever commands are ready, decides them against the index and each other, and starts the writes of their
+//! records side by side. A second thread ([`pipe`]) waits for these, syncs once, applies all index changes in one batch,
+//! and answers; meanwhile the writer gathers the next group. So an answer always comes after the sync, and a group's
+//! records are on disk before the first byte of the group after the next is written: that order is what replay relies
+//! on.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::command::Command;
 use super::engine::Shared;
 use super::error::StoreError;
 use super::format::{self, ENTRIES_PER_PAGE, Entry, PAGE_BYTES, Place, RecordPage, Stamp};
-use super::index::Txn;
-use super::index::rows::MetaRow;
+use super::index::rows::{AccountsRow, MetaRow};
+use super::index::{Changes, Sealed, Txn};
 use super::types::CommitGroupId;
-use crate::disk::{Action, AlignedBuf, Completion, DiskFile, PAGE, Request};
+use crate::disk::{Action, AlignedBuf, DiskFile, Done, PAGE, Request, WriteTally};
 
 mod extent;
+mod pipe;
 mod plan;
+
+use pipe::{Job, Pipe};
 
 /// Commands of one group.
 const GROUP_COMMANDS_MAX: usize = 512;
@@ -47,7 +51,7 @@ pub(crate) fn spare_bytes(capacity: u64) -> u64 {
 pub(crate) struct OpenExtent {
     pub(crate) id: u64,
     pub(crate) file: Arc<DiskFile>,
-    /// Everything before is written and synced.
+    /// Everything before is written, or belongs to a group that is being written.
     pub(crate) tail: u64,
     /// Room reserved in the file.
     pub(crate) allocated: u64,
@@ -71,7 +75,14 @@ pub(crate) struct Writer {
     newest_extent: u64,
     /// Number of the next commit group as callers see them: every answered group has its own.
     next_commit: u64,
-    replay_cost: u64,
+    /// Where groups go once their writes have been started.
+    pipe: Pipe,
+    /// Changes of the last group that was handed over, which may not be in the index yet.
+    below: Option<Arc<Changes>>,
+    /// The accounts behind that group.
+    accounts: AccountsRow,
+    /// Records from this one on belong to groups that may not be synced yet.
+    first_unsynced: u64,
 }
 
 /// What is to be told once a group is durable.
@@ -80,8 +91,9 @@ type Answer = Box<dyn FnOnce(Result<CommitGroupId, StoreError>) + Send>;
 /// A group under construction.
 struct Group<'a> {
     txn: Txn<'a>,
-    /// Record writes, by offset.
-    writes: Vec<(u64, AlignedBuf, usize)>,
+    /// Writes that were started.
+    tally: Arc<WriteTally>,
+    has_written: bool,
     entries: Vec<Entry>,
     /// Where the next record goes.
     tail: u64,
@@ -89,6 +101,8 @@ struct Group<'a> {
     commands: usize,
     /// Records from this one on are this group's.
     first_record: u64,
+    /// Records from this one on are this group's or those of the one before: whoever put them hashed them just now.
+    first_recent: u64,
     answers: Vec<Answer>,
     /// A sealed extent or another change that has no record of its own.
     index_only: bool,
@@ -109,14 +123,18 @@ impl Writer {
         recovered: Recovered,
         commands: mpsc::Receiver<Command>,
     ) -> io::Result<JoinHandle<()>> {
+        let accounts = *shared.accounts.lock();
         let writer = Self {
+            pipe: Pipe::start(Arc::clone(&shared))?,
+            below: None,
+            accounts,
+            first_unsynced: recovered.next_record,
             shared,
             open: recovered.open,
             next_record: recovered.next_record,
             next_group: recovered.next_group,
             newest_extent: recovered.newest_extent,
             next_commit: 1,
-            replay_cost: 0,
         };
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || writer.run(commands))
     }
@@ -141,37 +159,53 @@ impl Writer {
                 continue;
             }
             let mut group = self.begin(&shared);
-            let mut next = Some(first);
-            while let Some(command) = next.take() {
-                match self.plan(&mut group, command) {
-                    Planned::Later(command) => {
-                        carried = Some(command);
-                        break;
-                    }
-                    Planned::Done if group.is_full() => break,
-                    Planned::Done => next = commands.try_recv().ok(),
-                }
-            }
+            carried = self.gather(&mut group, first, &mut commands);
             self.finish(group);
         }
     }
 
-    fn begin<'a>(&self, shared: &'a Shared) -> Group<'a> {
+    /// Plans commands into the group until none is ready and the group before is finished. Answers a command that
+    /// belongs in the next group.
+    fn gather(
+        &mut self,
+        group: &mut Group<'_>,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Command> {
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match self.plan(group, command) {
+                Planned::Later(command) => return Some(command),
+                Planned::Done if group.is_full() => return None,
+                Planned::Done => {}
+            }
+            next = commands.try_recv().ok().or_else(|| self.pipe.command_or_idle(commands));
+        }
+        None
+    }
+
+    fn begin<'a>(&mut self, shared: &'a Shared) -> Group<'a> {
+        if self.pipe.is_idle() {
+            self.below = None;
+            self.first_unsynced = self.next_record;
+        }
         Group {
-            txn: Txn::new(&shared.index, *shared.accounts.lock()),
-            writes: Vec::new(),
+            txn: Txn::over(&shared.index, self.below.clone(), self.accounts),
+            tally: Arc::default(),
+            has_written: false,
             entries: Vec::new(),
             tail: self.open.as_ref().map_or(0, |open| open.tail),
             bytes: 0,
             commands: 0,
             first_record: self.next_record,
+            first_recent: self.first_unsynced,
             answers: Vec::new(),
             index_only: false,
         }
     }
 
     fn failed(&self) -> Option<StoreError> {
-        self.shared.failure().map(|detail| StoreError::Failed { detail })
+        self.shared.refusal()
     }
 
     /// Remembers the first failure: from here on nothing is written until the store is opened again, because
@@ -181,49 +215,51 @@ impl Writer {
         StoreError::Failed { detail }
     }
 
+    /// Hands the group over to be made durable and answered.
     fn finish(&mut self, mut group: Group<'_>) {
         let commit = CommitGroupId(self.next_commit);
         self.next_commit += 1;
-        let answers = std::mem::take(&mut group.answers);
-        let result = self.make_durable(group).map(|()| commit);
-        for answer in answers {
-            answer(result.clone());
+        let (tally, answers) = (Arc::clone(&group.tally), std::mem::take(&mut group.answers));
+        let first_record = group.first_record;
+        let replay_cost = group.bytes + group.entries.len() as u64 * ENTRY_REPLAY_COST;
+        let sealed = self.seal(group);
+        let (written, changes) = sealed.unwrap_or_else(|error| {
+            // The store's from here on; the job tells it to whoever waits.
+            self.fail(error.to_string());
+            (None, None)
+        });
+        if let Some(sealed) = &changes {
+            self.below = Some(Arc::clone(&sealed.changes));
+            self.accounts = sealed.accounts;
         }
+        self.pipe.hand_over(Job { commit, written, tally, changes, answers, replay_cost });
+        // The group before it is finished by now.
+        self.first_unsynced = first_record;
     }
 
-    fn make_durable(&mut self, mut group: Group<'_>) -> Result<(), StoreError> {
-        if let Some(error) = self.failed() {
-            return Err(error);
-        }
-        let entries = group.entries.len() as u64;
+    /// Ends the planning of a group: the file that it wrote to, and what it changes in the index.
+    fn seal(&mut self, mut group: Group<'_>) -> Result<(Option<Arc<DiskFile>>, Option<Sealed>), StoreError> {
+        let mut written = None;
         if let Some(open) = &self.open {
             let (id, file) = (open.id, Arc::clone(&open.file));
             self.add_entry_pages(&mut group, id)?;
-            if !group.writes.is_empty() {
-                self.write_and_sync(&file, std::mem::take(&mut group.writes))
-                    .map_err(|error| self.fail(format!("{}: {error}", file.path.display())))?;
+            if group.has_written {
                 self.next_group += 1;
                 let tail = group.tail;
                 group
                     .txn
                     .change_extent(id, |row| row.synced = tail)
                     .map_err(|error| self.fail(error.to_string()))?;
-            } else if !group.index_only {
-                return Ok(());
+                written = Some(file);
             }
         }
-        let Group { txn, tail, bytes, .. } = group;
-        let accounts = txn.commit(&self.meta()).map_err(|error| self.fail(error.to_string()))?;
-        *self.shared.accounts.lock() = accounts;
+        if written.is_none() && !group.index_only {
+            return Ok((None, None));
+        }
         if let Some(open) = &mut self.open {
-            open.tail = tail;
+            open.tail = group.tail;
         }
-        self.replay_cost += bytes + entries * ENTRY_REPLAY_COST;
-        if self.replay_cost >= self.shared.index_flush_bytes {
-            self.replay_cost = 0;
-            self.shared.index.flush(false).map_err(|error| self.fail(error.to_string()))?;
-        }
-        Ok(())
+        Ok((written, Some(group.txn.seal(&self.meta()))))
     }
 
     fn meta(&self) -> MetaRow {
@@ -255,9 +291,25 @@ impl Writer {
                 group.tail += PAGE_BYTES;
                 group.bytes += PAGE_BYTES;
             }
-            group.writes.push((start, buffer, pages * PAGE));
+            self.push_write(group, start, buffer, pages * PAGE);
         }
         Ok(())
+    }
+
+    /// Starts a write of the group.
+    fn push_write(&self, group: &mut Group<'_>, offset: u64, pages: AlignedBuf, len: usize) {
+        let Some(open) = &self.open else { return };
+        group.has_written = true;
+        group.tally.begin();
+        self.shared.disk.submit(Request {
+            file: Arc::clone(&open.file),
+            action: Action::Write,
+            offset,
+            len,
+            buffer: Some(pages),
+            permit: None,
+            done: Done::Tally(Arc::clone(&group.tally)),
+        });
     }
 
     fn stamp(&mut self, place: Place) -> Stamp {
@@ -275,48 +327,22 @@ impl Writer {
         record
     }
 
-    /// All writes of a group at once, then one sync.
-    fn write_and_sync(&self, file: &Arc<DiskFile>, writes: Vec<(u64, AlignedBuf, usize)>) -> io::Result<()> {
-        let disk = &self.shared.disk;
-        let mut pending: Vec<oneshot::Receiver<Completion>> = Vec::with_capacity(writes.len());
-        for (offset, buffer, len) in writes {
-            let (done, completed) = oneshot::channel();
-            disk.submit(Request {
-                file: Arc::clone(file),
-                action: Action::Write,
-                offset,
-                len,
-                buffer: Some(buffer),
-                permit: None,
-                done,
-            });
-            pending.push(completed);
-        }
-        let mut first_error = None;
-        for completed in pending {
-            // Every write is awaited, even after an error: none may still be under way afterwards.
-            let result = completed
-                .blocking_recv()
-                .map_or_else(|_| Err(crate::disk::stopped()), |completion| completion.result);
-            if let Err(error) = result {
-                first_error.get_or_insert(error);
-            }
-        }
-        match first_error {
-            Some(error) => Err(error),
-            None => disk.sync(file),
-        }
-    }
-
     fn flush(&mut self) -> Result<(), StoreError> {
+        self.pipe.wait_idle();
+        if self.shared.read_only {
+            // All there is has been made durable long ago.
+            return Ok(());
+        }
         if let Some(error) = self.failed() {
             return Err(error);
         }
-        self.replay_cost = 0;
         self.shared.index.flush(true).map_err(|error| self.fail(error.to_string()))
     }
 
     fn close(&mut self) -> Result<(), StoreError> {
+        if self.shared.read_only {
+            return Ok(());
+        }
         self.flush()?;
         let Some(open) = self.open.take() else { return Ok(()) };
         // Give back the reserved room; the next start then has no tail to look at.

@@ -199,10 +199,10 @@ impl Run {
         if !self.store.holds(digest).await.unwrap() {
             return Ok(());
         }
-        // Damage to the last two groups looks like a tear, and is none of this test's business.
+        // Damage to the last three groups looks like a tear, and is none of this test's business.
         self.disk.blow_after(u64::MAX);
         self.disk.plan(FaultPlan::default());
-        let fillers = [self.now, self.now + 1].map(|seed| bytes(1_000_000 + seed, 100));
+        let fillers = [self.now, self.now + 1, self.now + 2].map(|seed| bytes(1_000_000 + seed, 100));
         for filler in &fillers {
             told(put(&self.store, filler).await)?;
         }

@@ -2,7 +2,6 @@
 
 use holdfast_protocol::digest::{BlockLen, Digest};
 use holdfast_protocol::record::AgreementId;
-use rocksdb::{Direction, IteratorMode, PrefixRange};
 
 use super::rows::{self, ClaimKey};
 use super::{View, bad_row};
@@ -19,15 +18,9 @@ impl View<'_> {
         max: usize,
     ) -> Result<Vec<InventoryEntry>, IndexError> {
         let prefix = [b"c", &bucket.to_be_bytes()[..]].concat();
-        let mut options = self.options();
-        options.set_iterate_range(PrefixRange(&prefix[..]));
         let start = after.map(|(digest, agreement)| ClaimKey::rows_of_agreement(&digest, &agreement));
-        let mode = match &start {
-            Some(key) => IteratorMode::From(key, Direction::Forward),
-            None => IteratorMode::Start,
-        };
         let mut entries: Vec<InventoryEntry> = Vec::new();
-        for row in self.db.iterator_opt(mode, options) {
+        for row in self.rows(&prefix, start.as_deref()) {
             let (key, value) = row?;
             let claim = rows::decode_claim(&key, &value).ok_or_else(|| bad_row(&key))?;
             let kept = matches!(claim.standing, Standing::Provisional | Standing::Live);

@@ -5,6 +5,7 @@
 //! same lines. Applying is idempotent, by record ids and sequences.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_protocol::digest::Digest;
 use holdfast_protocol::record::AgreementId;
@@ -18,19 +19,52 @@ use crate::store::format::{
     Tombstone, record_bytes,
 };
 
+/// Changed rows by key; `None` deletes.
+pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// Changes over an index.
 pub(crate) struct Txn<'a> {
     index: &'a Index,
-    /// `None` deletes.
-    changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Changes of the group before, which may not be in the index yet.
+    below: Option<Arc<Changes>>,
+    changed: Changes,
     /// Buckets of the inventory whose entries may have changed.
     buckets: BTreeSet<u16>,
     pub(crate) accounts: AccountsRow,
 }
 
+/// All changes of a group, decided but not in the index yet.
+pub(crate) struct Sealed {
+    pub(crate) changes: Arc<Changes>,
+    buckets: BTreeSet<u16>,
+    pub(crate) accounts: AccountsRow,
+}
+
+impl Index {
+    /// Writes a group's changes at once.
+    pub(crate) fn apply(&self, sealed: &Sealed) -> Result<(), IndexError> {
+        if self.keep_in_memory(&sealed.changes) {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::default();
+        for (key, value) in &*sealed.changes {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        self.write_marking(batch, &sealed.buckets)
+    }
+}
+
 impl<'a> Txn<'a> {
     pub(crate) fn new(index: &'a Index, accounts: AccountsRow) -> Self {
-        Self { index, changed: BTreeMap::new(), buckets: BTreeSet::new(), accounts }
+        Self::over(index, None, accounts)
+    }
+
+    /// Changes over an index to which `below` may still have to be applied.
+    pub(crate) fn over(index: &'a Index, below: Option<Arc<Changes>>, accounts: AccountsRow) -> Self {
+        Self { index, below, changed: BTreeMap::new(), buckets: BTreeSet::new(), accounts }
     }
 
     /// Rows changed so far.
@@ -39,22 +73,23 @@ impl<'a> Txn<'a> {
     }
 
     /// Writes all changes at once; returns the accounts as they are then.
-    pub(crate) fn commit(mut self, meta: &MetaRow) -> Result<AccountsRow, IndexError> {
+    pub(crate) fn commit(self, meta: &MetaRow) -> Result<AccountsRow, IndexError> {
+        let index = self.index;
+        let sealed = self.seal(meta);
+        index.apply(&sealed)?;
+        Ok(sealed.accounts)
+    }
+
+    /// Ends the collecting of changes; [`Index::apply`] writes them.
+    pub(crate) fn seal(mut self, meta: &MetaRow) -> Sealed {
         self.put(MetaRow::KEY.to_vec(), meta.encode());
         self.put(AccountsRow::KEY.to_vec(), self.accounts.encode());
-        let mut batch = WriteBatch::default();
-        for (key, value) in &self.changed {
-            match value {
-                Some(value) => batch.put(key, value),
-                None => batch.delete(key),
-            }
-        }
-        self.index.write_marking(batch, &self.buckets)?;
-        Ok(self.accounts)
+        Sealed { changes: Arc::new(self.changed), buckets: self.buckets, accounts: self.accounts }
     }
 
     fn row<T>(&self, key: &[u8], decode: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, IndexError> {
-        let value = match self.changed.get(key) {
+        let before = || self.below.as_ref().and_then(|below| below.get(key));
+        let value = match self.changed.get(key).or_else(before) {
             Some(changed) => changed.clone(),
             None => self.index.view().get(key)?,
         };
@@ -63,14 +98,18 @@ impl<'a> Txn<'a> {
 
     /// Rows of a prefix as this transaction sees them.
     pub(crate) fn scan(&self, prefix: &[u8], max: usize) -> Result<Vec<Row>, IndexError> {
-        let stored = self.index.view().scan(prefix, max.saturating_add(self.changed.len()))?;
+        let layers = || self.below.as_deref().into_iter().chain([&self.changed]);
+        let pending: usize = layers().map(BTreeMap::len).sum();
+        let stored = self.index.view().scan(prefix, max.saturating_add(pending))?;
         let mut merged: BTreeMap<Vec<u8>, Vec<u8>> = stored.into_iter().collect();
-        let later = self.changed.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
-        for (key, value) in later {
-            match value {
-                Some(value) => merged.insert(key.clone(), value.clone()),
-                None => merged.remove(key),
-            };
+        for layer in layers() {
+            let later = layer.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+            for (key, value) in later {
+                match value {
+                    Some(value) => merged.insert(key.clone(), value.clone()),
+                    None => merged.remove(key),
+                };
+            }
         }
         Ok(merged.into_iter().take(max).collect())
     }

@@ -23,6 +23,10 @@ pub(crate) fn upgrade(index: &Index) -> Result<u64, IndexError> {
     if let Some(row) = index.view().row(IndexRow::KEY, IndexRow::decode)? {
         return Ok(row.generation);
     }
+    if index.is_read_only() {
+        // Usages are right once the disk can be written; until then nothing is charged to anybody.
+        return Ok(0);
+    }
     let mut batch = WriteBatch::default();
     if index.view().get(MetaRow::KEY)?.is_some() {
         let usages = recount(&index.view())?;

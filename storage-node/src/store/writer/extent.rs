@@ -40,6 +40,11 @@ impl Writer {
             if !group.is_empty() {
                 return Ok(Room::NextGroup);
             }
+            // An extent that is not the newest is synced whole, and its length final.
+            self.pipe.wait_idle();
+            if let Some(error) = self.failed() {
+                return Err(error);
+            }
             if spare > 0 && !self.shared.has_room_for(self.shared.preallocate_bytes.min(limit)) {
                 self.shared.checks.full.store(true, Ordering::Relaxed);
                 return Ok(Room::Full);

@@ -79,6 +79,15 @@ impl Writer {
             }
             // The rest changes what puts of the same group might rely on: each has a group to itself.
             other if !group.is_empty() => Planned::Later(other),
+            other => self.plan_alone(group, other),
+        }
+    }
+
+    /// Plans a command that has a group to itself.
+    fn plan_alone(&mut self, group: &mut Group<'_>, command: Command) -> Planned {
+        // Some of these look at the index itself: nothing may still be on its way there.
+        self.pipe.wait_idle();
+        match command {
             Command::Expire { now_ms, max, reply } => {
                 let planned = self.expire(group, now_ms, max);
                 self.answer_alone(group, reply, planned)
@@ -104,7 +113,10 @@ impl Writer {
                 let planned = self.bury(group, extent);
                 self.answer_alone(group, reply, planned)
             }
-            other @ (Command::Flush { .. } | Command::Close { .. }) => Planned::Later(other),
+            other @ (Command::Put { .. }
+            | Command::Claims { .. }
+            | Command::Flush { .. }
+            | Command::Close { .. }) => Planned::Later(other),
         }
     }
 
@@ -221,9 +233,9 @@ impl Writer {
             return Ok(false);
         };
         // A receipt says "I hold these bytes": somebody has looked at them, now or not long ago. A record of this
-        // very group was hashed when it came.
-        let in_this_group = held.record >= group.first_record;
-        if !in_this_group
+        // very group, or of the one that is being synced, was hashed when it came.
+        let is_recent = held.record >= group.first_recent;
+        if !is_recent
             && verified != Some(held.record)
             && !self.shared.verified.is_fresh(&new.digest, held.record)
         {
@@ -295,7 +307,7 @@ impl Writer {
         group.txn.apply_block(&stamp, &page).map_err(|error| self.fail(error.to_string()))?;
         let (mut pages, len) = buffer.into_pages();
         format::write_record(&mut pages, &stamp, &RecordPage::Block(page), &self.shared.secret);
-        self.push_write(group, pages, len);
+        self.push_record(group, pages, len);
         Ok(stamp.record)
     }
 
@@ -354,8 +366,9 @@ impl Writer {
         Ok(Some(target))
     }
 
-    fn push_write(&self, group: &mut Group<'_>, pages: crate::disk::AlignedBuf, len: usize) {
-        group.writes.push((group.tail, pages, len));
+    /// Starts the write of a record at the group's tail.
+    fn push_record(&self, group: &mut Group<'_>, pages: crate::disk::AlignedBuf, len: usize) {
+        self.push_write(group, group.tail, pages, len);
         group.tail += len as u64;
         group.bytes += len as u64;
     }
@@ -462,7 +475,7 @@ impl Writer {
         pages[PAGE..PAGE + bytes.len()].copy_from_slice(bytes);
         pages[PAGE + bytes.len()..PAGE + padded].fill(0);
         format::write_record(&mut pages, &stamp, &RecordPage::Order(page), &self.shared.secret);
-        self.push_write(group, pages, PAGE + padded);
+        self.push_record(group, pages, PAGE + padded);
         Ok(stamp.record)
     }
 
