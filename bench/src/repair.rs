@@ -109,17 +109,17 @@ fn judge(len: u64, put: Duration, repair: Duration, report: &Value) -> Result<Re
 async fn join(binary: &Path, data: &Path, dir: &Path) -> Result<Child> {
     let network: Value = serde_json::from_slice(&std::fs::read(data.join("network.json"))?)?;
     let web = network["web"].as_str().context("network.json names no web address")?;
+    let made = Command::new(binary)
+        .args(["node", "init", "--no-checks", "--capacity", "8GB", "--dir"])
+        .arg(dir)
+        .stdout(Stdio::null())
+        .status()
+        .await?;
+    if !made.success() {
+        anyhow::bail!("no node could be made in {}", dir.display());
+    }
     let mut child = Command::new(binary)
-        .args([
-            "--json",
-            "node",
-            "run",
-            "--stop-on-stdin-eof",
-            "--capacity",
-            "8GB",
-            "--listen",
-            "127.0.0.1:0",
-        ])
+        .args(["--json", "node", "run", "--stop-on-stdin-eof", "--listen", "127.0.0.1:0"])
         .args(["--join", web])
         .arg("--token-file")
         .arg(data.join("admin-token"))

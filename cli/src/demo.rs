@@ -290,11 +290,26 @@ async fn challenge(
 async fn join_fresh(root: &Path, index: usize, file: &NetworkFile, data: &Path) -> Result<Actor> {
     let dir = root.join(format!("fresh-{index}"));
     let token = data.join("admin-token");
+    let init = [
+        "node",
+        "init",
+        "--no-checks",
+        "--capacity",
+        "4GB",
+        "--dir",
+        dir.to_str().context("the directory's name is not UTF-8")?,
+    ];
+    let made = tokio::process::Command::new(std::env::current_exe()?)
+        .args(init)
+        .stdout(std::process::Stdio::null())
+        .status()
+        .await?;
+    if !made.success() {
+        bail!("no node could be made in {}", dir.display());
+    }
     let mut node = Actor::start(&[
         "node",
         "run",
-        "--capacity",
-        "4GB",
         "--listen",
         "127.0.0.1:0",
         "--join",

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use holdfast_gateway::web::api::{Invited, MakeInvite};
+use holdfast_gateway::web::api::{InviteList, Invited, MakeInvite};
 use holdfast_protocol::record::InviteText;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport, Threading};
@@ -16,7 +16,9 @@ use holdfast_storage_node::web::{Alerts, ControlToken, Webhook};
 use holdfast_storage_node::{Admission, Mode, Node, NodeConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::args::{InviteArgs, NetworkArgs, NodeCommand, NodeDoctorArgs, NodeInitArgs, NodeRunArgs};
+use crate::args::{
+    InviteArgs, InvitesArgs, NetworkArgs, NodeCommand, NodeDoctorArgs, NodeInitArgs, NodeRunArgs,
+};
 use crate::client::Admin;
 use crate::network::{Access, write_private};
 use crate::output::Output;
@@ -27,6 +29,7 @@ mod checks;
 mod control;
 mod join;
 mod portmap;
+pub(crate) mod state;
 
 use checks::Findings;
 use join::{Membership, Right};
@@ -115,13 +118,7 @@ impl NodeFile {
                 Ok(found)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let Some(capacity_bytes) = capacity else {
-                    bail!(
-                        "{} holds no node; create one with `holdfast node init --dir {} --capacity 500GB`",
-                        dir.display(),
-                        dir.display()
-                    );
-                };
+                let Some(capacity_bytes) = capacity else { bail!(no_node_here(dir)) };
                 check_capacity(capacity_bytes)?;
                 std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
                 let made = Self { capacity_bytes, operator, invite: None };
@@ -130,6 +127,15 @@ impl NodeFile {
             }
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
+    }
+
+    /// Reads `DIR/node.json` of a node that there must be already: only `node init` makes one. What looks like a new
+    /// directory may be a disk that is not mounted, and a node with another key would have none of its blocks.
+    fn find(dir: &Path, capacity: Option<u64>) -> Result<Self> {
+        if !dir.join(NODE_FILE).exists() {
+            bail!(no_node_here(dir));
+        }
+        Self::find_or_make(dir, capacity, None)
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
@@ -141,6 +147,9 @@ impl NodeFile {
         let Some(text) = invite else { return Ok(()) };
         let read: InviteText = text.parse()?;
         read.verify().context("the invite does not hold")?;
+        if self.invite.as_deref() == Some(text.trim()) {
+            return Ok(());
+        }
         self.invite = Some(text.trim().to_owned());
         self.write(dir)
     }
@@ -153,6 +162,13 @@ impl NodeFile {
         let Some(invite) = &self.invite else { return Ok(Vec::new()) };
         Ok(invite.parse::<InviteText>()?.verify()?.gateways)
     }
+}
+
+fn no_node_here(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "no node here: run `holdfast node init --dir {dir} --capacity 500GB`, or mount the disk that belongs at {dir}"
+    )
 }
 
 fn check_capacity(capacity_bytes: u64) -> Result<()> {
@@ -312,24 +328,18 @@ pub(crate) fn serves_from_one_thread() -> bool {
 /// `holdfast node run`.
 async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     let stop = stop_token(args.stop_on_stdin_eof)?;
-    let mut file = NodeFile::find_or_make(&args.dir, args.capacity.map(|size| size.0), None)?;
+    let mut file = NodeFile::find(&args.dir, args.capacity.map(|size| size.0))?;
     file.keep_invite(&args.dir, args.invite.as_deref())?;
     let gateways = file.gateways(&args.join)?;
-    let webhook = args.alert_webhook.as_deref().map(Webhook::new).transpose().context("--alert-webhook")?;
+    let webhooks = webhooks(&args)?;
     let recorder = holdfast_storage_node::web::metrics_recorder();
     let node = open(&args.dir, &file, Some(&args), Vec::new()).await?;
-    if node.mode() == Mode::Left {
-        node.close().await?;
-        bail!(
-            "the node in {} has left the network; `holdfast node resume --dir {}` would bring it back",
-            args.dir.display(),
-            args.dir.display()
-        );
-    }
+    must_not_have_left(&node, &args.dir).await?;
     let quic = listen(&node, listening(&args, &gateways))?;
     let address = quic.local_addr().context("the QUIC socket has no address")?;
     let mapped = advertise(&node, &args, &gateways, address, &output).await?;
-    let token = ControlToken::make(&args.dir).context("cannot write the control token")?;
+    let state = state::make_state_dir(&args.dir)?;
+    let token = ControlToken::make(&state).context("cannot write the control token")?;
     let web = tokio::net::TcpListener::bind(args.web_listen)
         .await
         .with_context(|| format!("cannot listen on {}; choose another with --web-listen", args.web_listen))?;
@@ -339,10 +349,10 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
         pid: std::process::id(),
         web: Some(web.local_addr()?),
     };
-    write_private(&args.dir.join(RUNNING_FILE), &serde_json::to_vec(&running)?)?;
+    write_private(&state.join(RUNNING_FILE), &serde_json::to_vec(&running)?)?;
     announce_ready(&running, &args, &file, output);
     let ending = stop.child_token();
-    let reporting = crate::node_disks::report_health(&node, &args.dir, ending.clone());
+    let reporting = crate::node_disks::report_health(&node, &state, ending.clone());
     let mut beside = tokio::task::JoinSet::new();
     let serving_web =
         holdfast_storage_node::web::serve(Arc::clone(&node), web, token, recorder, ending.clone());
@@ -351,7 +361,7 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
             tracing::error!(%error, "the node's web side ended");
         }
     });
-    if let Some(webhook) = webhook {
+    for webhook in webhooks {
         beside.spawn(Alerts::new(Arc::clone(&node), webhook).run(ending.clone()));
     }
     crate::auditor::dial_auditors(&node, &quic);
@@ -374,9 +384,28 @@ async fn run(args: NodeRunArgs, output: Output) -> Result<ExitCode> {
     reporting.await.context("the health report ended in a panic")?;
     node.close().await.context("closing the store failed")?;
     quic.close().await;
-    let _ = std::fs::remove_file(args.dir.join(RUNNING_FILE));
+    let _ = std::fs::remove_file(state.join(RUNNING_FILE));
+    if state != args.dir {
+        let _ = std::fs::remove_dir_all(&state);
+    }
     output.say("stopped; everything acknowledged is on disk");
     Ok(ExitCode::SUCCESS)
+}
+
+async fn must_not_have_left(node: &Node, dir: &Path) -> Result<()> {
+    if node.mode() != Mode::Left {
+        return Ok(());
+    }
+    node.close().await?;
+    let dir = dir.display();
+    bail!("the node in {dir} has left the network; `holdfast node resume --dir {dir}` would bring it back");
+}
+
+/// Where alerts go.
+fn webhooks(args: &NodeRunArgs) -> Result<Vec<Webhook>> {
+    let authority = args.alert_ca.as_ref().map(std::fs::read).transpose().context("--alert-ca")?;
+    let webhook = |text: &String| Webhook::with_authority(text, authority.as_deref());
+    args.alert_webhooks.iter().map(webhook).collect::<Result<_, _>>().context("--alert-webhook")
 }
 
 fn announce_ready(running: &RunningFile, args: &NodeRunArgs, file: &NodeFile, output: Output) {
@@ -489,6 +518,33 @@ pub(crate) async fn invite(args: &InviteArgs, output: Output) -> Result<ExitCode
     output.say(format!("an invite for {} nodes, good for {}:\n", args.nodes, args.valid));
     output.say(&invited.invite);
     output.say("\nits holder runs\n  holdfast node init --dir DIR --capacity 500GB --invite INVITE\n  holdfast node run --dir DIR");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast gateway invites`.
+pub(crate) async fn invites(args: &InvitesArgs, output: Output) -> Result<ExitCode> {
+    let access = Access::resolve(&NetworkArgs { data: args.data.clone(), gateway: None })?;
+    let admin = Admin::of(&access)?;
+    if let Some(id) = &args.revoke {
+        let revoked: serde_json::Value = admin.delete(&format!("api/v1/invites/{id}")).await?;
+        output.value(&revoked);
+        output.say("taken back: nobody comes by it any more; nodes that came by it stay");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let list: InviteList = admin.get("api/v1/invites").await?;
+    let now_ms = holdfast_protocol::time::Clock::now_ms(&holdfast_protocol::time::SystemClock);
+    for row in &list.invites {
+        output.value(row);
+        let state = match row.revoked_ms {
+            Some(_) => "taken back".to_owned(),
+            None if row.expires_ms <= now_ms => "over".to_owned(),
+            None => format!("good for {} more hours", (row.expires_ms - now_ms) / 3_600_000),
+        };
+        output.say(format!("{}  {} of {} nodes came, {state}  {}", row.id, row.came, row.nodes, row.label));
+    }
+    if list.invites.is_empty() {
+        output.say("no invite was given");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

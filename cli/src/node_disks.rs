@@ -83,8 +83,12 @@ pub(crate) fn with_health(status: &impl serde::Serialize, dir: &Path) -> Value {
 }
 
 fn last_report(dir: &Path) -> Option<Value> {
-    let report = std::fs::read(dir.join(HEALTH_FILE)).ok()?;
-    serde_json::from_slice(&report).ok()
+    let reports = crate::node::state::trusted_state_dirs(dir).into_iter().filter_map(|state| {
+        let report = std::fs::read(state.join(HEALTH_FILE)).ok()?;
+        serde_json::from_slice::<Value>(&report).ok()
+    });
+    // One that was killed leaves an old report behind.
+    reports.max_by_key(|report| report["at_ms"].as_u64())
 }
 
 /// Says how the disks of a running node do, as it last reported.

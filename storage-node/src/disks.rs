@@ -181,7 +181,7 @@ impl Disks {
     pub async fn reclaim(&self, now_ms: u64) -> Result<ReclaimReport, StoreError> {
         let mut sum = ReclaimReport::default();
         let mut first_error = None;
-        for (_, store) in self.present() {
+        for (_, store) in self.present().filter(|(_, store)| !store.is_read_only()) {
             match store.reclaim(now_ms).await {
                 Ok(report) => {
                     sum.claims += report.claims;

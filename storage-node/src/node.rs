@@ -130,7 +130,13 @@ impl Node {
         let Parts { home, ledger, store, kept, deny } =
             opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
-        let audit = crate::audit::chores::open(&config, home.dir(), &key, &store).await?;
+        let audit = if crate::store::identity::is_read_only(home.dir()) {
+            // What was committed to is written before it is said.
+            tracing::error!(dir = %home.dir().display(), "the node's directory is read-only: audits are not answered");
+            None
+        } else {
+            crate::audit::chores::open(&config, home.dir(), &key, &store).await?
+        };
         let node = Arc::new(Self {
             audit,
             receipts: Receipts::start(key.clone(), config.clock.clone()),

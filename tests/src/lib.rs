@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub mod hosts;
 pub mod postgres;
 
 /// A program that does not become ready within this time has failed.
@@ -65,6 +66,30 @@ impl Process {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]).arg(program()?);
         Self::spawn(command, args, &[])
+    }
+
+    /// As [`Process::start`], in a mount namespace of its own in which `dir` is read-only. Needs root.
+    pub fn start_read_only(dir: &Path, args: &[&str]) -> Result<Self> {
+        let script = r#"mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(dir).arg(program()?);
+        Self::spawn(command, args, &[])
+    }
+
+    /// Makes `dir` writable again in the process's mount namespace.
+    pub fn make_writable(&self, dir: &Path) -> Result<()> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--mount", "--target", &self.pid().to_string(), "mount", "-o", "remount,rw,bind"])
+            .arg(dir);
+        succeeded(command.output()?, "remounting").map(|_| ())
+    }
+
+    /// Runs `holdfast ARGS…` in the process's mount namespace; it must succeed. Its standard output.
+    pub fn inside(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &self.pid().to_string()]).arg(program()?).args(args);
+        succeeded(command.stdin(Stdio::null()).output()?, &args.join(" "))
     }
 
     fn spawn(mut command: Command, args: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
@@ -161,6 +186,16 @@ impl Drop for Process {
     }
 }
 
+/// Makes a node in `dir`, as its owner does before the first start. Looks at no disk and no network.
+pub fn init_node(dir: &Path, capacity: &str) -> Result<()> {
+    let dir = dir.to_str().context("UTF-8")?;
+    let made = Command::new(program()?)
+        .args(["node", "init", "--no-checks", "--dir", dir, "--capacity", capacity])
+        .stdin(Stdio::null())
+        .output()?;
+    succeeded(made, "node init").map(|_| ())
+}
+
 /// Sends a signal to a process.
 pub fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("pid 0")?;
@@ -229,14 +264,15 @@ impl Network {
 
     /// Starts a node in `dir` and waits until the gateway has taken it in.
     pub fn add_node(&mut self, dir: &Path, lie: Option<&str>) -> Result<Value> {
+        if !dir.join("node.json").exists() {
+            init_node(dir, "8GB")?;
+        }
         let token = self.data.join("admin-token");
         let args = [
             "node",
             "run",
             "--dir",
             dir.to_str().context("UTF-8")?,
-            "--capacity",
-            "8GB",
             "--listen",
             "127.0.0.1:0",
             "--join",

@@ -14,7 +14,7 @@ use holdfast_protocol::time::{Clock, SystemClock};
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport, Threading};
 use holdfast_protocol::transport::{BiStream, Connection, Transport};
 use holdfast_protocol::{NodeId, SigningKey};
-use holdfast_tests::Process;
+use holdfast_tests::{Process, init_node};
 
 /// More than the node has seats for strangers.
 const CONNECTIONS: usize = 320;
@@ -75,16 +75,9 @@ async fn open_everything(connection: &Arc<dyn Connection>) -> Vec<BiStream> {
 async fn a_client_that_opens_everything_and_reads_nothing_costs_little_and_starves_nobody() -> Result<()> {
     let root = tempfile::tempdir()?;
     let dir = root.path().join("node");
-    let node = Process::start(&[
-        "node",
-        "run",
-        "--dir",
-        dir.to_str().context("UTF-8")?,
-        "--capacity",
-        "1GB",
-        "--listen",
-        "127.0.0.1:0",
-    ])?;
+    init_node(&dir, "1GB")?;
+    let dir = dir.to_str().context("UTF-8")?;
+    let node = Process::start(&["node", "run", "--dir", dir, "--listen", "127.0.0.1:0"])?;
     let ready = node.wait_event("ready")?;
     let id: NodeId = ready["id"].as_str().context("id")?.parse()?;
     let address: SocketAddr = ready["address"].as_str().context("address")?.parse()?;

@@ -186,9 +186,11 @@ async fn check(peer: &Peer, agreement: AgreementId, told: &BTreeMap<u64, Vec<Hel
 
 fn start(dir: &Path, admitted: NamespaceId) -> Result<(Process, NodeId, SocketAddr)> {
     let admitted = admitted.to_string();
+    if !dir.exists() {
+        holdfast_tests::init_node(dir, "8GB")?;
+    }
     let dir = dir.to_str().context("UTF-8")?;
-    let arguments =
-        ["node", "run", "--dir", dir, "--capacity", "8GB", "--listen", "127.0.0.1:0", "--admit", &admitted];
+    let arguments = ["node", "run", "--dir", dir, "--listen", "127.0.0.1:0", "--admit", &admitted];
     let process = Process::start(&arguments)?;
     let ready = process.wait_event("ready")?;
     let node = ready["id"].as_str().context("id")?.parse()?;

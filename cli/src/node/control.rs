@@ -33,7 +33,16 @@ pub(super) struct Running {
 impl Running {
     /// The node that runs on `dir`; `None` when none does.
     pub(super) async fn find(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(RUNNING_FILE);
+        for state in super::state::trusted_state_dirs(dir) {
+            if let Some(running) = Self::find_in(&state).await? {
+                return Ok(Some(running));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_in(state: &Path) -> Result<Option<Self>> {
+        let path = state.join(RUNNING_FILE);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -42,7 +51,7 @@ impl Running {
         let file: RunningFile =
             serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         let Some(web) = file.web else { return Ok(None) };
-        let token = ControlToken::read(dir).unwrap_or_default();
+        let token = ControlToken::read(state).unwrap_or_default();
         let admin = Admin::new(url::Url::parse(&format!("http://{web}"))?, token);
         // A process that was killed leaves the file behind.
         let alive = admin.get::<NodeReport>("api/v1/status").await;
@@ -126,7 +135,7 @@ async fn change_mode(dir: &Path, mode: Mode) -> Result<Option<Running>> {
     must_be_a_node(dir)?;
     match Running::find(dir).await? {
         Some(running) => {
-            running.post("api/v1/mode", &ModeRequest { mode }).await?;
+            running.post("api/v1/mode", &ModeRequest { mode, force: false }).await?;
             Ok(Some(running))
         }
         None => {
@@ -138,6 +147,12 @@ async fn change_mode(dir: &Path, mode: Mode) -> Result<Option<Running>> {
 
 /// `node drain`, `node exit`.
 pub(crate) async fn leave(args: &NodeLeaveArgs, mode: Mode, output: Output) -> Result<ExitCode> {
+    if args.force {
+        if mode != Mode::Exiting {
+            bail!("--force goes with `node exit`: a drain takes as long as it takes");
+        }
+        return leave_by_force(&args.dir, output).await;
+    }
     let Some(running) = change_mode(&args.dir, mode).await? else {
         output.value(&serde_json::json!({ "mode": mode, "running": false }));
         output.say(format!(
@@ -160,6 +175,43 @@ pub(crate) async fn leave(args: &NodeLeaveArgs, mode: Mode, output: Output) -> R
             Ok(ExitCode::from(NOT_YET))
         }
     }
+}
+
+/// `node exit --force`: says what is lost, and goes.
+async fn leave_by_force(dir: &Path, output: Output) -> Result<ExitCode> {
+    must_be_a_node(dir)?;
+    let Some(running) = Running::find(dir).await? else {
+        Offline::open(dir)?.set_mode(Mode::Left, SystemClock.now_ms())?;
+        output.value(&serde_json::json!({ "mode": Mode::Left, "emptied": false, "running": false }));
+        output.say(format!(
+            "the node has left without a word, because it does not run: its namespaces miss what lies in {} once it \
+             has been silent for a day, and repair it",
+            dir.display()
+        ));
+        return Ok(ExitCode::SUCCESS);
+    };
+    let report = running.report().await?;
+    let left: u64 = report.agreement_rows.iter().map(|row| row.claims).sum();
+    if report.blocks > 0 {
+        output.say(format!(
+            "{} blocks ({}) still lie here; their namespaces lose these copies and must rebuild them from others:",
+            report.blocks,
+            ByteSize(report.used_bytes)
+        ));
+        for row in report.agreement_rows.iter().filter(|row| row.claims > 0) {
+            output.say(format!("  {}: {} claims, {}", row.namespace, row.claims, ByteSize(row.used_bytes)));
+        }
+    }
+    running.post("api/v1/mode", &ModeRequest { mode: Mode::Exiting, force: true }).await?;
+    if !has_left(dir).await {
+        bail!("the node did not stop; see its log");
+    }
+    output.value(&serde_json::json!({
+        "mode": Mode::Left, "emptied": report.blocks == 0, "blocks_lost": report.blocks, "claims_lost": left,
+        "bytes_lost": report.used_bytes,
+    }));
+    output.say(format!("the node has left; {} can be removed", dir.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows progress until nothing is left.
@@ -322,5 +374,5 @@ fn must_be_a_node(dir: &Path) -> Result<()> {
     if dir.join(super::NODE_FILE).exists() {
         return Ok(());
     }
-    bail!("{} holds no node; create one with `holdfast node init`", dir.display())
+    bail!(super::no_node_here(dir))
 }

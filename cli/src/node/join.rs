@@ -21,10 +21,16 @@ use crate::output::Output;
 
 /// How often a gateway is told where we are while all is well.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(3600);
-/// The longest pause between attempts to reach a gateway that does not answer.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-/// The pause before a lost connection is made again, at first.
-const REDIAL_FIRST: Duration = Duration::from_millis(500);
+/// The longest pause between attempts to reach a gateway that does not answer: it may be started again at any moment,
+/// and its blocks here wait for it.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// The pause before a lost connection is made again, at first and at most.
+const REDIAL_FIRST: Duration = Duration::from_millis(250);
+const REDIAL_MAX: Duration = Duration::from_secs(3);
+/// How long one attempt to dial may take; a gateway that starts meanwhile is met by the next.
+const DIAL_WITHIN: Duration = Duration::from_secs(4);
+/// Attempts to dial in a row that fail before the gateway is asked anew where it is.
+const DIALS_BEFORE_ASKING: u32 = 5;
 
 /// By what right we join: an invite or an admin token, from the command line, the directory, or a file that is read
 /// each time, so that a new token needs no restart.
@@ -97,7 +103,7 @@ impl Membership {
                     let why = format!("{error:#}");
                     tracing::warn!(gateway, error = why, "cannot join the gateway; trying again");
                     self.set(&gateway, Reached::NotYet(why));
-                    wait(pause, &stop).await;
+                    wait(jittered(pause), &stop).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
             }
@@ -127,11 +133,11 @@ impl Membership {
     /// Dials the gateway and serves it over that connection; returns when another announcement is due.
     async fn dial_out(&self, gateway: &str, joined: &Joined, mut first: bool, stop: &CancellationToken) {
         let began = tokio::time::Instant::now();
-        let mut pause = REDIAL_FIRST;
+        let (mut pause, mut failed) = (REDIAL_FIRST, 0);
         while !stop.is_cancelled() && began.elapsed() < ANNOUNCE_EVERY {
             match self.dial(gateway, joined).await {
                 Ok(connection) => {
-                    pause = REDIAL_FIRST;
+                    (pause, failed) = (REDIAL_FIRST, 0);
                     self.set(gateway, Reached::DialOut);
                     if std::mem::replace(&mut first, false) {
                         self.say_joined(gateway, "dial_out");
@@ -142,15 +148,16 @@ impl Membership {
                     }
                     self.set(gateway, Reached::NotYet("the connection to it was lost".to_owned()));
                     tracing::info!(gateway, "the connection to the gateway ended; dialling again");
-                    wait(pause, stop).await;
+                    wait(jittered(pause), stop).await;
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
                     tracing::warn!(gateway, error = why, "cannot dial the gateway");
                     self.set(gateway, Reached::NotYet(why));
-                    wait(pause, stop).await;
-                    pause *= 2;
-                    if pause > RETRY_MAX {
+                    wait(jittered(pause), stop).await;
+                    pause = (pause * 2).min(REDIAL_MAX);
+                    failed += 1;
+                    if failed >= DIALS_BEFORE_ASKING {
                         // It may have moved, or have forgotten that it expects us.
                         return;
                     }
@@ -167,7 +174,8 @@ impl Membership {
                 "the gateway does not say where it can be dialled by QUIC; its operator sets --quic-listen"
             );
         }
-        Ok(self.quic.dial(id, &addresses).await?)
+        let dialled = tokio::time::timeout(DIAL_WITHIN, self.quic.dial(id, &addresses)).await;
+        Ok(dialled.context("the gateway does not answer by QUIC")??)
     }
 
     fn set(&self, gateway: &str, reached: Reached) {
@@ -212,6 +220,14 @@ pub(super) fn concrete(gateway: &str, quic: &[SocketAddr]) -> Result<Vec<SocketA
         addresses.extend(hosts.iter().map(|host| SocketAddr::new(host.ip(), address.port())));
     }
     Ok(addresses)
+}
+
+/// Between a half and all of `time`: nodes that lost a gateway at the same moment do not come back at the same moment.
+fn jittered(time: Duration) -> Duration {
+    let mut drawn = [0; 2];
+    // Without random bytes all of it: late is better than never.
+    let part = getrandom::fill(&mut drawn).map_or(u16::MAX, |()| u16::from_le_bytes(drawn));
+    time / 2 + time / 2 * u32::from(part) / u32::from(u16::MAX)
 }
 
 /// Waits; ends early with `stop`.

@@ -74,9 +74,13 @@ impl Disks {
     }
 
     fn no_room(&self, needed: u64) -> PutError {
-        match self.failure() {
-            Some(detail) => PutError::Store(StoreError::Failed { detail }),
-            None => PutError::DiskFull { needed, free: self.accounts().free_bytes },
+        let read_only = self.present().find(|(_, store)| store.is_read_only());
+        match (self.failure(), read_only) {
+            (Some(_), Some((disk, _))) => {
+                PutError::Store(StoreError::ReadOnly { dir: self.slots[disk].config.dir.clone() })
+            }
+            (Some(detail), None) => PutError::Store(StoreError::Failed { detail }),
+            (None, _) => PutError::DiskFull { needed, free: self.accounts().free_bytes },
         }
     }
 

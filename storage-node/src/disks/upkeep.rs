@@ -28,6 +28,12 @@ impl Disks {
         let mut changed = false;
         for slot in &self.slots {
             match slot.store() {
+                Some(store) if store.could_be_written() => {
+                    tracing::warn!(dir = %slot.config.dir.display(), "a read-only disk can be written again; opening it anew");
+                    slot.accounts();
+                    *slot.state.write() = State::Away { why: "it is being opened for writing".to_owned() };
+                    changed = true;
+                }
                 Some(store) if store.is_present() => {}
                 Some(store) => {
                     let why = store.failure().unwrap_or_else(|| "its path leads elsewhere".to_owned());

@@ -140,6 +140,16 @@ impl DenyBook {
         Ok(())
     }
 
+    /// Refused blocks behind `after`, by digest, at most `max`.
+    pub fn blocks(&self, after: Option<Digest>, max: usize) -> Vec<Digest> {
+        let list = self.list.read();
+        let blocks = list.record.lines.iter().filter_map(|line| match line.what {
+            Denied::Block(digest) => Some(digest),
+            Denied::Peer(_) | Denied::Namespace(_) => None,
+        });
+        blocks.filter(|digest| after.is_none_or(|after| *digest > after)).take(max).collect()
+    }
+
     /// The refusal for a block, if it is on the list.
     pub(crate) fn block(&self, digest: &Digest) -> Result<(), Refusal> {
         self.check(Denied::Block(*digest), "this node's operator refuses this block; it is not lost")

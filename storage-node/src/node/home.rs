@@ -38,16 +38,23 @@ impl Home {
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenNodeError> {
         let failed = |source: io::Error| OpenNodeError::Dir { dir: dir.to_owned(), source };
         durable::make_dir(dir).map_err(failed)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join("lock"))
-            .map_err(failed)?;
+        let path = dir.join("lock");
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let lock = match lock {
+            // A lock needs no writing: on a read-only disk the file of an earlier start will do.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            other => other,
+        };
+        let lock = lock.map_err(failed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| OpenNodeError::Locked { dir: dir.to_owned() })?;
-        check_format(dir)?;
-        let key = Arc::new(open_key(&dir.join("key"))?);
+        // The key before the format: a directory with a format had a key, and is never given another one.
+        let is_new = !check_format(dir)?;
+        let key = Arc::new(open_key(&dir.join("key"), is_new)?);
+        if is_new {
+            let path = dir.join("format");
+            durable::write_whole(&path, format!("{FORMAT_WORD} {FORMAT}\n").as_bytes()).map_err(failed)?;
+        }
         Ok(Self { dir: dir.to_owned(), key, _lock: lock })
     }
 
@@ -62,7 +69,8 @@ impl Home {
     }
 }
 
-fn check_format(dir: &Path) -> Result<(), OpenNodeError> {
+/// Whether the directory has a format, and one that this release reads.
+fn check_format(dir: &Path) -> Result<bool, OpenNodeError> {
     let path = dir.join("format");
     let failed = |source: io::Error| OpenNodeError::Dir { dir: path.clone(), source };
     match durable::read_bounded(&path, 64) {
@@ -76,16 +84,14 @@ fn check_format(dir: &Path) -> Result<(), OpenNodeError> {
             if found > FORMAT || found == 0 {
                 return Err(OpenNodeError::Newer { dir: dir.to_owned(), found, newest: FORMAT });
             }
-            Ok(())
+            Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            durable::write_whole(&path, format!("{FORMAT_WORD} {FORMAT}\n").as_bytes()).map_err(failed)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn open_key(path: &Path) -> Result<SigningKey, OpenNodeError> {
+fn open_key(path: &Path, may_make: bool) -> Result<SigningKey, OpenNodeError> {
     let unusable = |detail: &'static str| OpenNodeError::Key { path: path.to_owned(), detail };
     match durable::read_bounded(path, 256) {
         Ok(text) => {
@@ -96,6 +102,7 @@ fn open_key(path: &Path) -> Result<SigningKey, OpenNodeError> {
                 .map_err(|_| unusable("it must hold 64 hexadecimal digits"))?;
             SigningKey::from_seed(&seed).map_err(|_| unusable("its seed is not one of an Ed25519 key"))
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !may_make => Err(unusable("it is missing")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = SigningKey::generate().map_err(|_| unusable("the system gave no random bytes"))?;
             let text = Zeroizing::new(format!("{}\n", hex::encode(key.seed())));
@@ -135,6 +142,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("format"), "holdfast-node 9\n").unwrap();
         assert!(matches!(Home::open(dir.path()), Err(OpenNodeError::Newer { found: 9, .. })));
+        assert!(!dir.path().join("key").exists());
+    }
+
+    #[test]
+    fn a_missing_key_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::open(dir.path()).unwrap());
+        std::fs::remove_file(dir.path().join("key")).unwrap();
+        assert!(matches!(Home::open(dir.path()), Err(OpenNodeError::Key { .. })));
         assert!(!dir.path().join("key").exists());
     }
 

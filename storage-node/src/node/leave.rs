@@ -205,6 +205,17 @@ impl Node {
         latest.into_iter().collect()
     }
 
+    /// Leaves now, whatever still lies here: the namespaces hear it as far as they are connected, and repair what they
+    /// miss.
+    pub async fn leave_by_force(&self) -> std::io::Result<()> {
+        let accounts = self.accounts();
+        self.take_leave().await;
+        self.set_mode(Mode::Left)?;
+        tracing::warn!(node = %self.id(), blocks = accounts.blocks, "the node has left by force");
+        self.left.cancel();
+        Ok(())
+    }
+
     /// Ends the exit when nothing is left: says good-bye, remembers it, and stops. True when the node has left.
     pub(crate) async fn leave_when_emptied(&self) -> bool {
         if self.mode() != Mode::Exiting || !self.is_emptied() {

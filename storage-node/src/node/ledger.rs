@@ -198,7 +198,11 @@ fn record_files(dir: &Path) -> Result<Vec<PathBuf>, OpenNodeError> {
             .extension()
             .is_some_and(|extension| format!(".{}", extension.display()) == durable::UNFINISHED)
         {
-            std::fs::remove_file(&path).map_err(|source| OpenNodeError::Dir { dir: path.clone(), source })?;
+            match std::fs::remove_file(&path) {
+                // It counts for nothing, and goes when the disk can be written again.
+                Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {}
+                other => other.map_err(|source| OpenNodeError::Dir { dir: path.clone(), source })?,
+            }
         } else if path.is_file() {
             files.push(path);
         }

@@ -246,7 +246,16 @@ pub(crate) fn of_alarm(alarm: &Alarm) -> Problem {
         Alarm::Full { .. } | Alarm::Overcommitted { .. } | Alarm::Losses { .. } => Severity::Warning,
         _ => Severity::Alarm,
     };
-    Problem::new(&format!("disk_{}", alarm.name()), severity, alarm.to_string(), alarm.advice())
+    let (what, remedy) = (sentence(&alarm.to_string()), sentence(alarm.advice()));
+    Problem::new(&format!("disk_{}", alarm.name()), severity, what, &remedy)
+}
+
+/// With a capital and a full stop.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    let stop = if text.ends_with('.') { "" } else { "." };
+    first.into_iter().chain(characters).chain(stop.chars()).collect()
 }
 
 /// The facts that problems are derived from.
@@ -296,7 +305,9 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
 }
 
 fn of_disk(facts: &Facts, found: &mut Vec<Problem>) {
-    if let Some(failure) = &facts.disk_failure {
+    // What the disks' own alarms explain better is not said twice.
+    let explained = facts.disk_findings.iter().any(|one| one.kind == "disk_read_only");
+    if let Some(failure) = facts.disk_failure.as_ref().filter(|_| !explained) {
         found.push(Problem::new(
             "disk_failed",
             Severity::Alarm,

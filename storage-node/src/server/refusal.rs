@@ -23,6 +23,10 @@ pub(crate) fn store(error: &StoreError) -> Refusal {
             RefusalReason::DiskFailed,
             "the node's disk failed; it takes no writes until restarted",
         ),
+        StoreError::ReadOnly { .. } => Refusal::new(
+            RefusalReason::DiskFailed,
+            "the node's disk is read-only: it serves what it has and takes no writes",
+        ),
         StoreError::Away { .. } => away(),
         StoreError::Full => Refusal::new(RefusalReason::DiskFull, error.to_string()),
         StoreError::TooLarge { .. } => Refusal::new(RefusalReason::TooLarge, error.to_string()),
