@@ -14,6 +14,7 @@ use crate::gateway::Core;
 mod auto;
 mod complete;
 mod counts;
+mod declared;
 mod deliver;
 mod drain;
 mod heal;
@@ -73,6 +74,7 @@ pub(crate) fn start(core: Arc<Core>, connections: Connections, stop: Cancellatio
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), surprise::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), retain::run));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), lifecycle::run));
+    tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), declared::run));
     tasks.spawn(drain::run(Arc::clone(&core), stop.clone()));
     tasks.spawn(ownership::while_owner(Arc::clone(&core), stop.clone(), reconcile::run));
     tasks.spawn(inbound::accept(Arc::clone(&core), stop.clone()));

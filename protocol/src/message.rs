@@ -20,8 +20,10 @@ use crate::record::{
 pub mod audit;
 
 pub use audit::{AuditQuery, AuditReply, InventoryQuery, InventoryReply};
+mod declared;
 mod drain;
 
+pub use declared::{DeclaredQuery, DeclaredReply};
 pub use drain::{Drain, DrainProgress, DrainWish};
 
 /// The message version this release speaks best.
@@ -60,6 +62,8 @@ pub enum Request {
     Audit(AuditQuery),
     /// From a node to its namespace: move blocks off me.
     Drain(Drain),
+    /// Which blocks have you lost, or do you refuse?
+    Declared(DeclaredQuery),
 }
 
 /// The first thing that comes back on every stream.
@@ -89,6 +93,8 @@ pub enum Reply {
     Audit(AuditReply),
     /// To Drain.
     Drain(DrainProgress),
+    /// To Declared.
+    Declared(DeclaredReply),
     /// To any request: no, and why.
     Refused(Refusal),
 }
@@ -499,6 +505,7 @@ impl Request {
             Self::Inventory(_) => "Inventory",
             Self::Audit(_) => "Audit",
             Self::Drain(_) => "Drain",
+            Self::Declared(_) => "Declared",
         }
     }
 
@@ -525,7 +532,8 @@ impl Request {
             | Self::GetHeads(_)
             | Self::Agree(_)
             | Self::Status(_)
-            | Self::Drain(_) => Ok(()),
+            | Self::Drain(_)
+            | Self::Declared(_) => Ok(()),
         }
     }
 }
@@ -546,6 +554,7 @@ impl Reply {
             Self::Inventory(_) => "Inventory",
             Self::Audit(_) => "Audit",
             Self::Drain(_) => "Drain",
+            Self::Declared(_) => "Declared",
             Self::Refused(_) => "Refused",
         }
     }
@@ -567,7 +576,7 @@ impl Reply {
                 "software",
             ),
             Self::Audit(reply) => reply.check_bounds(),
-            Self::Inventory(_) => Ok(()),
+            Self::Inventory(_) | Self::Declared(_) => Ok(()),
             Self::Drain(reply) => reply.check_bounds(),
             Self::Refused(refusal) => within(refusal.message.len() <= TEXT_LEN_MAX, "message"),
             Self::PutBlock(_) | Self::PutHead(_) | Self::Agree(_) => Ok(()),

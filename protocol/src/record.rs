@@ -17,6 +17,7 @@ pub mod agreement;
 pub mod audit;
 pub mod claim;
 pub mod commitment;
+pub mod declared_page;
 pub mod delegation;
 pub mod deny_list;
 pub mod disclaimer;
@@ -39,6 +40,7 @@ pub use claim::{Claim, ClaimRef, ClaimState, ClaimTag};
 pub use commitment::{
     Commitment, Countersignature, Declaration, DeclaredAs, Epoch, InventoryHash, OwnerHash, RecordId,
 };
+pub use declared_page::DeclaredPage;
 pub use delegation::{Authority, Delegation, Rights};
 pub use deny_list::{Denied, DeniedLine, DenyList};
 pub use disclaimer::Disclaimer;

@@ -14,13 +14,14 @@ use crate::digest::{BlockLen, Digest};
 use crate::framing::{ByteQueue, FrameError, read_frame, write_frame};
 use crate::key::{NamespaceId, NodeId};
 use crate::message::{
-    Agree, BlockOutcome, ByteRange, CommitBlocks, DeleteBlocks, DeletionOrder, Drain, DrainProgress,
-    HasBlocks, HasBlocksReply, HeadsOf, Hello, HelloReply, LeafUnit, MESSAGE_VERSION, MESSAGE_VERSION_OLDEST,
-    NodeStatus, PutBlock, PutBlockReply, ReadBlock, ReadBlockReply, ReadPart, Refusal, RefusalReason, Reply,
-    Request, RestoreBlocks, StatusQuery, negotiate,
+    Agree, BlockOutcome, ByteRange, CommitBlocks, DeclaredQuery, DeleteBlocks, DeletionOrder, Drain,
+    DrainProgress, HasBlocks, HasBlocksReply, HeadsOf, Hello, HelloReply, LeafUnit, MESSAGE_VERSION,
+    MESSAGE_VERSION_OLDEST, NodeStatus, PutBlock, PutBlockReply, ReadBlock, ReadBlockReply, ReadPart,
+    Refusal, RefusalReason, Reply, Request, RestoreBlocks, StatusQuery, negotiate,
 };
 use crate::record::{
-    Agreement, Delegation, NodeRecord, PresentedGrant, PresentedHead, Signed, Unverified, UnverifiedAgreement,
+    Agreement, DeclaredPage, Delegation, NodeRecord, PresentedGrant, PresentedHead, Signed, Unverified,
+    UnverifiedAgreement,
 };
 use crate::transport::{BiStream, Connection, RecvHalf, SendHalf, TransportError};
 
@@ -216,6 +217,15 @@ impl Peer {
         let request = Request::Drain(wish);
         match self.exchange(&request).await? {
             Reply::Drain(reply) => Ok(reply),
+            reply => Err(unexpected(&request, &reply)),
+        }
+    }
+
+    /// The next page of what the node has lost or refuses; its signature is *not* verified here.
+    pub async fn declared(&self, query: DeclaredQuery) -> Result<Unverified<DeclaredPage>, CallError> {
+        let request = Request::Declared(query);
+        match self.exchange(&request).await? {
+            Reply::Declared(reply) => Ok(reply.page),
             reply => Err(unexpected(&request, &reply)),
         }
     }

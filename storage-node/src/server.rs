@@ -8,6 +8,7 @@ pub(crate) mod agree;
 pub(crate) mod audit;
 pub(crate) mod budget;
 pub(crate) mod claims;
+mod declared;
 pub(crate) mod heads;
 pub(crate) mod hello;
 pub(crate) mod lie;

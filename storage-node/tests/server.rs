@@ -6,6 +6,8 @@
 mod agreements;
 #[path = "server/claims.rs"]
 mod claims;
+#[path = "server/declared.rs"]
+mod declared;
 #[path = "server/hostile.rs"]
 mod hostile;
 #[path = "server/leases.rs"]

@@ -121,10 +121,13 @@ async fn note(core: &Core, node: NodeId, wish: DrainWish) -> Result<DrainProgres
         }
         DrainWish::Gone => {
             let progress = core.drains.progress(node).unwrap_or_default();
+            // It goes whether we are done or not: what still lay there is missing from now on, and repaired.
+            super::nodes::remove(core, node).await?;
+            core.drains.unset(node);
             if progress.done {
-                super::nodes::remove(core, node).await?;
-                core.drains.unset(node);
                 tracing::info!(%node, "a node has left; all that it kept lies elsewhere");
+            } else {
+                tracing::warn!(%node, shards_left = progress.shards_left, "a node has left before all that it kept lay elsewhere");
             }
             return Ok(progress);
         }

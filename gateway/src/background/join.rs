@@ -81,7 +81,7 @@ impl Expected {
 }
 
 /// Reads an invite and checks that it is ours and runs.
-pub(crate) fn check_invite(core: &Core, text: &str) -> Result<Invite, JoinError> {
+pub(crate) async fn check_invite(core: &Core, text: &str) -> Result<Invite, JoinError> {
     let text: InviteText = text.parse().map_err(|_| JoinError::NoPass)?;
     let invite = text.verify().map_err(|_| JoinError::NoPass)?;
     if invite.namespace != core.config.keys.namespace_id() {
@@ -90,6 +90,9 @@ pub(crate) fn check_invite(core: &Core, text: &str) -> Result<Invite, JoinError>
     let now_ms = core.config.clock.now_ms();
     if now_ms >= invite.expires_ms {
         return Err(JoinError::InviteOver { ago_s: (now_ms - invite.expires_ms) / 1000 });
+    }
+    if core.meta.is_invite_revoked(invite.id).await? {
+        return Err(JoinError::InviteRevoked);
     }
     Ok(invite)
 }
@@ -264,6 +267,9 @@ pub(crate) enum JoinError {
         /// Seconds since.
         ago_s: u64,
     },
+    /// It was taken back.
+    #[error("the invite was taken back by the gateway's operator; ask for a new one")]
+    InviteRevoked,
     /// Enough nodes came by it.
     #[error("the invite was for {nodes} nodes, and as many came; ask for another")]
     InviteUsed {
@@ -306,6 +312,7 @@ impl JoinError {
             Self::NoPass
             | Self::OtherNamespace
             | Self::InviteOver { .. }
+            | Self::InviteRevoked
             | Self::InviteUsed { .. }
             | Self::OldRecord
             | Self::Record { .. } => false,

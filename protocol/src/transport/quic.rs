@@ -16,6 +16,7 @@ use super::{Connection, DialError, Transport};
 use crate::key::{NodeId, SigningKey};
 
 mod narrow;
+mod reset;
 mod runtime;
 mod socket;
 mod stream;
@@ -111,7 +112,8 @@ impl QuicTransport {
             Threading::Shared => tokio::runtime::Handle::try_current()
                 .map_err(|error| socket_error(std::io::Error::other(error)))?,
         };
-        let endpoint = runtime::endpoint(socket, acceptors.wide.clone(), &handle).map_err(socket_error)?;
+        let endpoint =
+            runtime::endpoint(socket, acceptors.wide.clone(), &handle, &config.key).map_err(socket_error)?;
         let local_addr = endpoint.local_addr().map_err(socket_error)?;
         let (inbox, arrivals) = mpsc::channel(ACCEPT_BACKLOG);
         let accepting = Accepting {

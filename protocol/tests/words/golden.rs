@@ -102,6 +102,7 @@ fn records_have_their_golden_bytes() {
     signed("deletion-order", deletion_order(), &gateway_key());
     signed("invite", invite(), &namespace_key());
     signed("deny-list", deny_list(), &node_key());
+    signed("declared-page", declared_page(), &node_key());
     record("claim", &claim());
     record("manifest", &manifest());
     record("manifest-page", &manifest_page());
@@ -202,6 +203,7 @@ fn no_golden_file_is_forgotten() {
         "deletion-order",
         "invite",
         "deny-list",
+        "declared-page",
         "read-transcript",
     ] {
         known.push(format!("record-{name}.hex"));

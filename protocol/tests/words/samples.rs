@@ -283,6 +283,20 @@ pub(crate) fn deny_list() -> DenyList {
     }
 }
 
+pub(crate) fn declared_page() -> DeclaredPage {
+    let mut digests = vec![digest(1), digest(2)];
+    digests.sort_unstable();
+    DeclaredPage {
+        v: 1,
+        node: node(),
+        kind: DeclaredAs::Lost,
+        after: None,
+        digests,
+        last: true,
+        issued_ms: NOW_MS,
+    }
+}
+
 pub(crate) fn drain_progress() -> DrainProgress {
     DrainProgress {
         shards_left: 7,
@@ -379,6 +393,11 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             "drain-shrink",
             Request::Drain(Drain { agreement, wish: DrainWish::Shrink { keep_bytes: 1 << 40 } }),
         ),
+        ("declared-lost", Request::Declared(DeclaredQuery { kind: DeclaredAs::Lost, after: None })),
+        (
+            "declared-refused",
+            Request::Declared(DeclaredQuery { kind: DeclaredAs::Refused, after: Some(digest(1)) }),
+        ),
     ]
 }
 
@@ -454,6 +473,10 @@ pub(crate) fn replies() -> Vec<(String, Reply)> {
         ("agree".to_owned(), Reply::Agree(signed_agreement().to_wire())),
         ("status".to_owned(), Reply::Status(status())),
         ("drain".to_owned(), Reply::Drain(drain_progress())),
+        (
+            "declared".to_owned(),
+            Reply::Declared(DeclaredReply { page: Signed::sign(declared_page(), &node_key()).to_wire() }),
+        ),
     ];
     all.extend(REASONS.iter().map(|(word, reason)| {
         let refusal = Refusal::new(*reason, "because");

@@ -4,6 +4,19 @@ use holdfast_protocol::message::NodeStatus;
 
 use crate::node::{Node, SOFTWARE};
 
+/// What a peer without a delegation learns: no more than the node's record tells everybody. The counters add up too.
+pub(crate) fn for_strangers(node: &Node) -> NodeStatus {
+    let NodeStatus { capacity_bytes, free_bytes, refusing_writes, software, .. } = of(node);
+    NodeStatus {
+        capacity_bytes,
+        used_bytes: capacity_bytes.saturating_sub(free_bytes),
+        free_bytes,
+        refusing_writes: if refusing_writes.is_empty() { refusing_writes } else { "closed".to_owned() },
+        software,
+        ..NodeStatus::default()
+    }
+}
+
 /// The counters now.
 pub(crate) fn of(node: &Node) -> NodeStatus {
     let accounts = node.accounts();

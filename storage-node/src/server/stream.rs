@@ -11,7 +11,8 @@ use holdfast_protocol::transport::{BiStream, RecvHalf, SendHalf, TransportError}
 
 use super::budget::Reservation;
 use super::link::Link;
-use super::{agree, audit, claims, heads, hello, lie, put, read, status};
+use super::session::Right;
+use super::{agree, audit, claims, declared, heads, hello, lie, put, read, status};
 use crate::metric;
 use crate::node::Node;
 use crate::node::config::Misbehaviour;
@@ -103,9 +104,14 @@ async fn dispatch(
         Request::PutHead(request) => heads::put(node, &session, request).await,
         Request::GetHeads(request) => heads::list(node, &session, &request),
         Request::Agree(request) => agree::agree(node, link, &session, &request).await,
-        Request::Status(_) => Ok(Reply::Status(status::of(node)).into()),
+        Request::Status(_) => {
+            let known = session.authority(Right::Delegate, node.now_ms()).is_some();
+            let status = if known { status::of(node) } else { status::for_strangers(node) };
+            Ok(Reply::Status(status).into())
+        }
         Request::Inventory(request) => audit::inventory(node, &session, &request).await,
         Request::Audit(request) => audit::audit(node, &session, request).await,
+        Request::Declared(request) => declared::declared(node, &session, request).await,
         Request::Drain(_) => {
             Err(Refusal::new(RefusalReason::Forbidden, "a node moves nothing away for others"))
         }
@@ -123,6 +129,7 @@ const fn is_control(request: &Request) -> bool {
             | Request::Status(_)
             | Request::Inventory(_)
             | Request::Audit(_)
+            | Request::Declared(_)
     )
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::socket::BatchedSocket;
 use super::tuning;
+use crate::key::SigningKey;
 
 /// Starts a thread with a runtime of its own. The thread ends when `closing` and then `closed` are
 /// cancelled: after the endpoint has said goodbye.
@@ -37,11 +38,12 @@ pub(super) fn endpoint(
     socket: UdpSocket,
     server: Arc<quinn::ServerConfig>,
     handle: &Handle,
+    key: &SigningKey,
 ) -> io::Result<quinn::Endpoint> {
     let runtime = Arc::new(On { handle: handle.clone() });
     let socket = runtime.wrap_udp_socket(socket)?;
     let server = Some((*server).clone());
-    quinn::Endpoint::new_with_abstract_socket(tuning::endpoint_config(), server, socket, runtime)
+    quinn::Endpoint::new_with_abstract_socket(tuning::endpoint_config(key), server, socket, runtime)
 }
 
 /// Quinn's tokio runtime, entered on a given handle: dialling from another runtime then leaves the

@@ -12,6 +12,7 @@ use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::key::SigningKey;
 use crate::limits::STREAMS_PER_CONNECTION_MAX;
 
 /// Payload of a UDP packet on loopback, and the largest that an endpoint takes. Two of them fill what the kernel
@@ -39,8 +40,9 @@ const _: () = assert!(CONNECTION_WINDOW >= STREAM_WINDOW && SEND_WINDOW <= CONNE
 
 /// A peer that says nothing for this long is gone.
 const IDLE_TIMEOUT_MS: u32 = 30_000;
-/// Whoever dials keeps the connection (and the NAT binding on its way) alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Whoever dials keeps the connection (and the NAT binding on its way) alive. It is also how soon the dialler notices
+/// that the other side was started anew; thirty bytes cost nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
 const _: () = assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT_MS as u128);
 
 /// Socket buffers. The kernel's default of 208 KiB is three batches, and each overflow is a lost batch.
@@ -99,8 +101,8 @@ pub(super) fn transport_config(way: Way, dialled: bool) -> Arc<TransportConfig> 
 }
 
 /// What the endpoint tells every peer: the largest packet that it takes.
-pub(super) fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
+pub(super) fn endpoint_config(key: &SigningKey) -> EndpointConfig {
+    let mut config = super::reset::endpoint_config(key);
     config.max_udp_payload_size(PACKET_LEN_MAX).expect("32,000 is a valid payload size (1,200 to 65,527)");
     config
 }
