@@ -79,13 +79,15 @@ if [ "${1:-}" = "--tests" ]; then
     $sudo sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
     $sudo apt-get install -y -qq --no-install-recommends postgresql >/dev/null
   fi
-  # Network namespaces with a masquerading router between the hosts, for the test of nodes behind one.
-  if ! command -v nft >/dev/null || ! command -v ip >/dev/null || ! command -v sysctl >/dev/null; then
+  # Network namespaces with a masquerading router between the hosts, for the tests of nodes behind one; miniupnpd is the
+  # daemon that real routers open ports with.
+  if ! command -v nft >/dev/null || ! command -v ip >/dev/null || ! command -v sysctl >/dev/null \
+    || [ ! -x /usr/sbin/miniupnpd ]; then
     sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo"
-    echo "setup: installing iproute2, nftables and procps"
+    echo "setup: installing iproute2, nftables, procps and miniupnpd"
     $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends iproute2 nftables procps >/dev/null
+    $sudo apt-get install -y -qq --no-install-recommends iproute2 nftables procps miniupnpd-nftables >/dev/null
   fi
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
   # Root mounts by itself; anybody else mounts with the help of fusermount3.

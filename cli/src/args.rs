@@ -169,6 +169,8 @@ pub(crate) enum GatewayCommand {
     Run(Box<GatewayRunArgs>),
     /// Make an invite: whoever has it may bring in nodes, and nothing else
     Invite(InviteArgs),
+    /// List the invites that were given, or take one back
+    Invites(InvitesArgs),
 }
 
 /// Options of `gateway init`.

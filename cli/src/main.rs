@@ -110,6 +110,7 @@ fn run(cli: Cli, output: Output, settings: Vec<settings::Setting>) -> Result<Exi
             Command::Gateway(GatewayCommand::Init(args)) => gateway::init(&args, output),
             Command::Gateway(GatewayCommand::Run(args)) => gateway::run(*args, output).await,
             Command::Gateway(GatewayCommand::Invite(args)) => node::invite(&args, output).await,
+            Command::Gateway(GatewayCommand::Invites(args)) => node::invites(&args, output).await,
             Command::Auditor(AuditorCommand::Challenge(args)) => auditor::challenge(args, output).await,
             Command::Auditor(AuditorCommand::Run(args)) => auditor::run(args, output).await,
             Command::Auditor(AuditorCommand::Verify(args)) => auditor::verify(&args, output).await,

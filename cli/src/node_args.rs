@@ -102,9 +102,12 @@ pub(crate) struct NodeRunArgs {
     /// Where the node's own page, /metrics and /healthz are; port 0 lets the system choose
     #[arg(long, env = "HOLDFAST_NODE_WEB_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub(crate) web_listen: SocketAddr,
-    /// Post warnings and alarms here as JSON
-    #[arg(long, env = "HOLDFAST_ALERT_WEBHOOK", value_name = "URL")]
-    pub(crate) alert_webhook: Option<String>,
+    /// Post warnings and alarms here as JSON; several with commas, none waits for another
+    #[arg(long = "alert-webhook", env = "HOLDFAST_ALERT_WEBHOOK", value_name = "URL", value_delimiter = ',')]
+    pub(crate) alert_webhooks: Vec<String>,
+    /// Trust the certificate authorities in this PEM file for https webhooks, instead of the system's
+    #[arg(long, env = "HOLDFAST_ALERT_CA", value_name = "FILE")]
+    pub(crate) alert_ca: Option<PathBuf>,
     /// Bytes a second sent, by hour of the local day: `08:00-23:00=10Mbit/s,23:00-08:00=unlimited`
     #[arg(long, env = "HOLDFAST_SEND_LIMIT", default_value = "", value_name = "SCHEDULE")]
     pub(crate) send_limit: String,
@@ -175,6 +178,9 @@ pub(crate) struct NodeLeaveArgs {
     /// Ask for it and return at once
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// With `exit`: leave now, although blocks still lie here. Their namespaces lose these copies
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Give up watching after this time; the drain goes on
     #[arg(long, value_name = "PERIOD")]
     pub(crate) timeout: Option<Period>,
@@ -239,6 +245,20 @@ pub(crate) struct InviteArgs {
     /// For whom, for people
     #[arg(long, default_value = "")]
     pub(crate) label: String,
+}
+
+/// Options of `gateway invites`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  holdfast gateway invites --data ./gateway
+  holdfast gateway invites --data ./gateway --revoke 3f2a…   (nodes that came by it stay)")]
+pub(crate) struct InvitesArgs {
+    /// The gateway's data directory
+    #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Take this invite back: nobody comes by it any more
+    #[arg(long, value_name = "ID")]
+    pub(crate) revoke: Option<String>,
 }
 
 /// Options of `node rebuild-index` and `node scrub`.

@@ -53,7 +53,8 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
 fn router(core: Arc<Core>) -> Router {
     let admin = Router::new()
         .route("/api/v1/nodes", get(nodes::list))
-        .route("/api/v1/invites", post(join::invite))
+        .route("/api/v1/invites", get(join::invites).post(join::invite))
+        .route("/api/v1/invites/{id}", delete(join::revoke_invite))
         .route("/api/v1/nodes/{id}/challenge", post(relay::challenge))
         .route("/api/v1/nodes/{id}", delete(nodes::remove))
         .route("/api/v1/objects", get(admin::objects))

@@ -22,7 +22,7 @@ mod alert;
 mod control;
 mod page;
 
-pub use alert::{Alerts, Webhook};
+pub use alert::{Alerts, Webhook, WebhookError};
 pub use control::{ControlToken, DenyLine, DenyRequest, ModeRequest, ResizeRequest};
 
 /// The longest request body: a deny-list line with a long reason.

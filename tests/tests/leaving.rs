@@ -85,6 +85,26 @@ fn a_node_that_exits_leaves_nothing_behind_even_if_it_and_the_gateway_are_killed
 }
 
 #[test]
+fn a_forced_exit_says_what_is_lost_and_the_gateway_repairs_it() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let mut network = network_of_seven(root.path())?;
+    let dir = root.path().join("node-2");
+    let before = node_ok(&["status", "--dir", text(&dir)?])?[0].clone();
+    let refused = node(&["drain", "--dir", text(&dir)?, "--force"])?;
+    assert!(!refused.status.success(), "a drain takes as long as it takes");
+    let gone = node_ok(&["exit", "--dir", text(&dir)?, "--force"])?;
+    let gone = gone.last().context("an answer")?;
+    assert!(gone["mode"] == "left" && gone["emptied"] == false, "{gone}");
+    assert_eq!(gone["blocks_lost"], before["blocks"], "{gone}");
+    network.nodes.remove(2).wait_end()?;
+    let id = before["id"].as_str().context("id")?;
+    let nodes = network.api("/api/v1/nodes")?;
+    let known = nodes["nodes"].as_array().context("nodes")?.iter().any(|row| row["id"] == id);
+    assert!(!known, "the gateway has heard it: {nodes}");
+    reads_back(root.path(), &network)
+}
+
+#[test]
 fn a_drain_that_finds_no_room_says_so_and_can_be_taken_back() -> Result<()> {
     let root = tempfile::tempdir()?;
     let network = Network::separate(root.path(), 6, &[])?;
@@ -137,8 +157,8 @@ fn an_invite_brings_in_as_many_nodes_as_it_says_and_opens_nothing_else() -> Resu
         .to_owned();
     let start = |name: &str| -> Result<Process> {
         let dir = root.path().join(name);
-        let args =
-            ["node", "run", "--capacity", "8GB", "--listen", "127.0.0.1:0", "--invite", &invite, "--dir"];
+        holdfast_tests::init_node(&dir, "8GB")?;
+        let args = ["node", "run", "--listen", "127.0.0.1:0", "--invite", &invite, "--dir"];
         Process::start(&[&args[..], &[text(&dir)?]].concat())
     };
     let sixth = start("sixth")?;
@@ -152,6 +172,23 @@ fn an_invite_brings_in_as_many_nodes_as_it_says_and_opens_nothing_else() -> Resu
         let (status, body) = http_get(&network.web(), path, &headers)?;
         assert_eq!(status, 401, "an invite is no admin token: {path} answered {body}");
     }
+    // The list tells how many came. One that was taken back brings in nobody, and is named as what it is.
+    let second = network.holdfast(&["gateway", "invite", "--nodes", "3"])?[0].clone();
+    let id = second["id"].as_str().context("id")?;
+    network.holdfast(&["gateway", "invites", "--revoke", id])?;
+    let listed = network.holdfast(&["gateway", "invites"])?;
+    let came: Vec<_> = listed.iter().map(|row| (row["came"].clone(), row["revoked_ms"].is_u64())).collect();
+    assert!(came.contains(&(1.into(), false)) && came.contains(&(0.into(), true)), "{listed:?}");
+    let eighth = root.path().join("eighth");
+    holdfast_tests::init_node(&eighth, "8GB")?;
+    let text_of = second["invite"].as_str().context("invite")?;
+    let args = ["node", "run", "--listen", "127.0.0.1:0", "--invite", text_of, "--dir", text(&eighth)?];
+    let eighth = Process::start(&args)?;
+    let turned_away = eighth.wait_event("ready")?["web"].as_str().context("web")?.to_owned();
+    holdfast_tests::wait_until("the reason", || {
+        let (_, body) = http_get(&format!("http://{turned_away}"), "/healthz", &[])?;
+        Ok(body.contains("was taken back"))
+    })?;
     // The seventh is turned away, says why, and calls it an alarm.
     holdfast_tests::wait_until("the alarm", || {
         let (status, body) = http_get(&format!("http://{page}"), "/healthz", &[])?;

@@ -6,82 +6,13 @@
 //! `pub` has no way to 192.168.77.0/24, and `nat` forwards nothing that `home` did not begin. Needs root, `ip` and
 //! `nft`, which `scripts/setup.sh --tests` installs.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use holdfast_tests::hosts::{CLOSED_ROUTER, Hosts};
 use holdfast_tests::{Network, Process, bytes_of, http_post, program, succeeded};
 use serde_json::Value;
-
-/// The three namespaces; taken down when dropped.
-struct Hosts {
-    tag: String,
-}
-
-impl Hosts {
-    fn set_up() -> Result<Self> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "this test makes network namespaces and must run as root, as `make test` does in CI"
-        );
-        let hosts = Self { tag: format!("hf{}", std::process::id()) };
-        let (public, router, home) = (hosts.name("pub"), hosts.name("nat"), hosts.name("home"));
-        for name in [&public, &router, &home] {
-            run("ip", &["netns", "add", name])?;
-            run("ip", &["-n", name, "link", "set", "lo", "up"])?;
-        }
-        for (a, a_address, b, b_address) in [
-            (&public, "203.0.113.1/24", &router, "203.0.113.2/24"),
-            (&home, "192.168.77.2/24", &router, "192.168.77.1/24"),
-        ] {
-            let (near, far) = if a == &public { ("up0", "wan0") } else { ("eth0", "lan0") };
-            run("ip", &["link", "add", near, "netns", a, "type", "veth", "peer", "name", far, "netns", b])?;
-            for (name, link, address) in [(a, near, a_address), (b, far, b_address)] {
-                run("ip", &["-n", name, "address", "add", address, "dev", link])?;
-                run("ip", &["-n", name, "link", "set", link, "up"])?;
-            }
-        }
-        run("ip", &["-n", &home, "route", "add", "default", "via", "192.168.77.1"])?;
-        hosts.inside("nat", "sysctl", &["-q", "-w", "net.ipv4.ip_forward=1"])?;
-        let rules = "table ip home {
-            chain out { type nat hook postrouting priority srcnat; oifname \"wan0\" masquerade; }
-            chain pass { type filter hook forward priority filter; policy drop;
-                ct state established,related accept; iifname \"lan0\" accept; }
-        }";
-        hosts.inside("nat", "nft", &[rules])?;
-        Ok(hosts)
-    }
-
-    fn name(&self, host: &str) -> String {
-        format!("{}-{host}", self.tag)
-    }
-
-    fn inside(&self, host: &str, program: &str, args: &[&str]) -> Result<String> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name(host), program]).args(args);
-        succeeded(command.output()?, program)
-    }
-
-    /// This thread, and whatever it starts, is on `host` from now on.
-    fn enter(&self, host: &str) -> Result<()> {
-        let file = std::fs::File::open(format!("/run/netns/{}", self.name(host)))?;
-        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(file.as_fd(), kind).context("setns")
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for host in ["pub", "nat", "home"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.name(host)]).status();
-        }
-    }
-}
-
-fn run(program: &str, args: &[&str]) -> Result<String> {
-    succeeded(Command::new(program).args(args).output()?, &format!("{program} {}", args.join(" ")))
-}
 
 fn node_row(network: &Network, id: &str) -> Result<Value> {
     let nodes = network.api("/api/v1/nodes")?;
@@ -146,7 +77,7 @@ fn reads_back(network: &Network, file: &Path) -> Result<()> {
 
 #[test]
 fn a_node_behind_a_router_stores_serves_and_proves_over_the_connection_that_it_opened() -> Result<()> {
-    let hosts = Hosts::set_up()?;
+    let hosts = Hosts::set_up("203.0.113", CLOSED_ROUTER)?;
     let root = tempfile::tempdir()?;
     hosts.enter("pub")?;
     let (mut network, behind, id) = network_with_one_behind(&hosts, root.path())?;
@@ -166,12 +97,13 @@ fn a_node_behind_a_router_stores_serves_and_proves_over_the_connection_that_it_o
     network.nodes[0].kill()?;
     network.nodes[1].kill()?;
     reads_back(&network, &file)?;
-    // The gateway goes and comes back; the node finds it again, although nothing tells it to.
+    // The gateway is killed and comes back; the node finds it again, although nothing tells it to: its old connection
+    // ends with the first packet that the new process does not know.
     let quic = network.api("/api/v1/status")?["quic"][0].as_str().context("quic")?.to_owned();
     let bare = |url: String| url.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let (s3, web) = (bare(network.s3()), bare(network.web()));
-    let Network { gateway, data, nodes, info } = network;
-    gateway.stop()?;
+    let Network { mut gateway, data, nodes, info } = network;
+    gateway.kill()?;
     let gateway = start_gateway(&data, [&s3, &web, &quic])?;
     let network = Network { data, gateway, nodes, info };
     network.gateway.wait_event("open")?;

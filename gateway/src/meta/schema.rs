@@ -211,6 +211,11 @@ pub(super) const PACK_INTENTS: [u8; 2] = *b"Ri";
 pub(super) const DAMAGE: [u8; 2] = *b"Rd";
 pub(super) const OUTAGES: [u8; 2] = *b"Ro";
 pub(super) const FORMER_AGREEMENTS: [u8; 2] = *b"Ra";
+pub(super) const INVITES: [u8; 2] = *b"Rv";
+
+pub(super) fn invite(id: [u8; 16]) -> Vec<u8> {
+    join(b'R', &[b"v", &id])
+}
 
 pub(super) const RETRIEVAL_SCORES: [u8; 2] = *b"Rs";
 

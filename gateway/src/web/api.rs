@@ -89,10 +89,39 @@ pub struct MakeInvite {
 /// Answers [`MakeInvite`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Invited {
+    /// Names the invite, to take it back by.
+    #[serde(default)]
+    pub id: String,
     /// The invite, one line of text.
     pub invite: String,
     /// Until when it can be used, in milliseconds since the epoch.
     pub expires_ms: u64,
+}
+
+/// `GET /api/v1/invites`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct InviteList {
+    /// Every invite that is kept: those that ended less than 90 days ago.
+    pub invites: Vec<InviteRow>,
+}
+
+/// One invite that was given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InviteRow {
+    /// Names it.
+    pub id: String,
+    /// For whom, for people.
+    pub label: String,
+    /// How many nodes may come by it.
+    pub nodes: u32,
+    /// How many came.
+    pub came: usize,
+    /// When it was given, in milliseconds since the epoch.
+    pub issued_ms: u64,
+    /// Until when it can be used.
+    pub expires_ms: u64,
+    /// When it was taken back, if it was.
+    pub revoked_ms: Option<u64>,
 }
 
 /// `GET /api/v1/nodes`.

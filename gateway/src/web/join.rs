@@ -6,18 +6,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use holdfast_protocol::limits::{INVITE_GATEWAYS_MAX, TEXT_LEN_MAX};
 use holdfast_protocol::record::{Invite, InviteText, NodeRecord, Record, Signed, Unverified};
 use holdfast_protocol::{NodeId, cbor};
 
-use super::api::{AddNode, DialBack, DialledBack, Invited, Joined, MakeInvite};
+use super::api::{AddNode, DialBack, DialledBack, InviteList, InviteRow, Invited, Joined, MakeInvite};
 use super::nodes::row;
 use super::{meta_failed, refuse};
 use crate::background::{self, Came, JoinError, Pass};
 use crate::gateway::Core;
+use crate::meta::{GivenInvite, MetaError};
 
 /// The longest that an invite may run.
 const INVITE_MAX_S: u64 = 90 * 24 * 3600;
@@ -32,8 +33,9 @@ pub(super) fn quic(core: &Core) -> Vec<SocketAddr> {
     core.config.transport.local_addr().into_iter().collect()
 }
 
-/// By what right a request comes: the admin token, an invite, or nothing.
-fn pass(core: &Core, headers: &HeaderMap) -> Result<Pass, JoinError> {
+/// By what right a request comes: the admin token, an invite, or nothing. With nothing, also why an invite that was
+/// shown is good no more: a node that is in goes on as it would with none, and anybody else is told.
+async fn pass(core: &Core, headers: &HeaderMap) -> Result<(Pass, Option<JoinError>), JoinError> {
     let presented = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
@@ -41,12 +43,13 @@ fn pass(core: &Core, headers: &HeaderMap) -> Result<Pass, JoinError> {
         .map(str::trim)
         .filter(|token| !token.is_empty());
     match presented {
-        None => Ok(Pass::Itself),
-        Some(token) if core.config.keys.admin_token().matches(token) => Ok(Pass::Admin),
-        // A node that is in goes on with an invite that is over, as it would with none.
-        Some(token) => match background::check_invite(core, token) {
-            Err(JoinError::InviteOver { .. }) => Ok(Pass::Itself),
-            checked => checked.map(Pass::Invited),
+        None => Ok((Pass::Itself, None)),
+        Some(token) if core.config.keys.admin_token().matches(token) => Ok((Pass::Admin, None)),
+        Some(token) => match background::check_invite(core, token).await {
+            Err(over @ (JoinError::InviteOver { .. } | JoinError::InviteRevoked)) => {
+                Ok((Pass::Itself, Some(over)))
+            }
+            checked => Ok((Pass::Invited(checked?), None)),
         },
     }
 }
@@ -56,7 +59,7 @@ pub(super) async fn announce(
     headers: HeaderMap,
     Json(request): Json<AddNode>,
 ) -> Response {
-    let pass = match pass(&core, &headers) {
+    let (pass, over) = match pass(&core, &headers).await {
         Ok(pass) => pass,
         Err(error) => return refused(&error),
     };
@@ -85,6 +88,7 @@ pub(super) async fn announce(
             })
             .into_response()
         }
+        Err(JoinError::NoPass) => refused(&over.unwrap_or(JoinError::NoPass)),
         Err(error) => refused(&error),
     }
 }
@@ -97,11 +101,11 @@ pub(super) async fn dial_back(
     let Ok(id) = request.node.parse::<NodeId>() else {
         return refuse(StatusCode::BAD_REQUEST, "`node` is not a node's id (z6Mk…)");
     };
-    match pass(&core, &headers) {
-        Ok(Pass::Admin | Pass::Invited(_)) => {}
+    match pass(&core, &headers).await {
+        Ok((Pass::Admin | Pass::Invited(_), _)) => {}
         // We dial only for those who have a right to be here, or are.
-        Ok(Pass::Itself) if core.pool.node(id).is_some() => {}
-        Ok(Pass::Itself) => return refused(&JoinError::NoPass),
+        Ok((Pass::Itself, _)) if core.pool.node(id).is_some() => {}
+        Ok((Pass::Itself, over)) => return refused(&over.unwrap_or(JoinError::NoPass)),
         Err(error) => return refused(&error),
     }
     let outcome = background::dial_back(&core, id, &request.addresses).await;
@@ -115,7 +119,7 @@ pub(super) async fn dial_back(
     Json(DialledBack { reached, why, now_ms: core.config.clock.now_ms() }).into_response()
 }
 
-/// Signs an invite. Nothing is kept of it: the signature is all that the gateways need.
+/// Signs an invite. Its signature is all that the gateways need; a row is kept so that it can be listed and taken back.
 pub(super) async fn invite(State(core): State<Arc<Core>>, Json(asked): Json<MakeInvite>) -> Response {
     let bad = |what: String| refuse(StatusCode::BAD_REQUEST, what);
     if asked.nodes == 0 || asked.nodes > INVITE_NODES_MAX {
@@ -146,8 +150,56 @@ pub(super) async fn invite(State(core): State<Arc<Core>>, Json(asked): Json<Make
         expires_ms,
         label: asked.label,
     };
+    let given = GivenInvite {
+        label: invite.label.clone(),
+        nodes: invite.nodes,
+        issued_ms: now_ms,
+        expires_ms,
+        revoked_ms: 0,
+    };
+    match core.meta.keep_invite(id, &given).await {
+        Ok(true) => {}
+        Ok(false) => return refuse(StatusCode::CONFLICT, "too many invites are kept; they go when they end"),
+        Err(error) => return meta_failed(&error),
+    }
     let signed = Signed::sign(invite, core.config.keys.namespace());
-    Json(Invited { invite: InviteText::of(&signed).to_string(), expires_ms }).into_response()
+    let (id, invite) = (hex::encode(id), InviteText::of(&signed).to_string());
+    Json(Invited { id, invite, expires_ms }).into_response()
+}
+
+/// Every invite that was given, with how many nodes came by it.
+pub(super) async fn invites(State(core): State<Arc<Core>>) -> Response {
+    let found = async { Ok::<_, MetaError>((core.meta.invites().await?, core.meta.nodes().await?)) };
+    let (given, nodes) = match found.await {
+        Ok(found) => found,
+        Err(error) => return meta_failed(&error),
+    };
+    let invites = given.into_iter().map(|(id, invite)| {
+        let came = nodes.iter().filter(|entry| entry.notes.invite == Some(id)).count();
+        InviteRow {
+            id: hex::encode(id),
+            label: invite.label,
+            nodes: invite.nodes,
+            came,
+            issued_ms: invite.issued_ms,
+            expires_ms: invite.expires_ms,
+            revoked_ms: (invite.revoked_ms != 0).then_some(invite.revoked_ms),
+        }
+    });
+    Json(InviteList { invites: invites.collect() }).into_response()
+}
+
+/// Takes an invite back. Nodes that came by it stay.
+pub(super) async fn revoke_invite(State(core): State<Arc<Core>>, Path(id): Path<String>) -> Response {
+    let mut bytes = [0; 16];
+    if hex::decode_to_slice(&id, &mut bytes).is_err() {
+        return refuse(StatusCode::BAD_REQUEST, "an invite's id is 32 hexadecimal digits");
+    }
+    let longest_ms = core.config.clock.now_ms().saturating_add(INVITE_MAX_S * 1000);
+    match core.meta.revoke_invite(bytes, longest_ms).await {
+        Ok(invite) => Json(serde_json::json!({ "id": id, "revoked_ms": invite.revoked_ms })).into_response(),
+        Err(error) => meta_failed(&error),
+    }
 }
 
 fn refused(error: &JoinError) -> Response {
@@ -155,6 +207,7 @@ fn refused(error: &JoinError) -> Response {
         JoinError::NoPass
         | JoinError::OtherNamespace
         | JoinError::InviteOver { .. }
+        | JoinError::InviteRevoked
         | JoinError::InviteUsed { .. } => StatusCode::UNAUTHORIZED,
         JoinError::OldRecord => StatusCode::CONFLICT,
         JoinError::Record { .. } => StatusCode::BAD_REQUEST,

@@ -1,9 +1,10 @@
 //! Alerts by webhook: a POST of JSON when something goes wrong, and one when it is over.
 //!
 //! Only changes are told, warnings and alarms only. Delivery is tried a few times and then given up and counted: the
-//! page and `/healthz` still say what is wrong. What is waiting to be told is bounded.
+//! page and `/healthz` still say what is wrong. What is waiting to be told is bounded. Every webhook has a queue of its
+//! own, so that a slow one holds up neither another nor the looking.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -26,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const DELIVER_WITHIN: Duration = Duration::from_secs(15);
 /// Times that one alert is tried, the pause doubling from a second.
 const ATTEMPTS_MAX: u32 = 5;
-/// Alerts that wait; the oldest go first when more come.
+/// Alerts that wait for one webhook; what is more is lost, and counted.
 const WAITING_MAX: usize = 64;
 
 /// Where alerts go.
@@ -46,6 +49,9 @@ pub enum WebhookError {
         /// The text.
         text: String,
     },
+    /// The certificate authority that was named.
+    #[error("the file of the certificate authority holds no certificate in PEM")]
+    Authority,
     /// The system's certificates.
     #[error("no certificate authority is known on this machine; install the package ca-certificates")]
     Certificates,
@@ -75,7 +81,7 @@ impl WebhookError {
         match self {
             Self::Connect(_) | Self::Http(_) | Self::Timeout => true,
             Self::Status { status } => *status >= 500 || *status == 429,
-            Self::Url { .. } | Self::Certificates | Self::Tls(_) => false,
+            Self::Url { .. } | Self::Authority | Self::Certificates | Self::Tls(_) => false,
         }
     }
 }
@@ -96,6 +102,11 @@ struct Alert {
 impl Webhook {
     /// An `http` or `https` address. Certificates are checked against those that the system trusts.
     pub fn new(text: &str) -> Result<Self, WebhookError> {
+        Self::with_authority(text, None)
+    }
+
+    /// As [`Webhook::new`], trusting the certificate authorities in `pem` instead of the system's.
+    pub fn with_authority(text: &str, pem: Option<&[u8]>) -> Result<Self, WebhookError> {
         let url_error = || WebhookError::Url { text: text.chars().take(200).collect() };
         let url = Url::parse(text).map_err(|_| url_error())?;
         if url.host_str().is_none() {
@@ -103,7 +114,7 @@ impl Webhook {
         }
         let tls = match url.scheme() {
             "http" => None,
-            "https" => Some(Arc::new(client_config()?)),
+            "https" => Some(Arc::new(client_config(pem)?)),
             _ => return Err(url_error()),
         };
         Ok(Self { url, tls })
@@ -156,11 +167,21 @@ where
     Ok(response?.status().as_u16())
 }
 
-fn client_config() -> Result<rustls::ClientConfig, WebhookError> {
+fn client_config(pem: Option<&[u8]>) -> Result<rustls::ClientConfig, WebhookError> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(WebhookError::Certificates);
+    match pem {
+        Some(pem) => {
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
+            if roots.is_empty() {
+                return Err(WebhookError::Authority);
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(WebhookError::Certificates);
+            }
+        }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     Ok(rustls::ClientConfig::builder_with_provider(provider)
@@ -189,27 +210,29 @@ impl Alerts {
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        let (waiting, mut queue) = mpsc::channel(WAITING_MAX);
+        let telling = async {
+            while let Some(alert) = queue.recv().await {
+                self.deliver(&alert).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.look(waiting) => {}
+            () = telling => {}
+        }
+    }
+
+    /// Looks for changes, for ever.
+    async fn look(&self, waiting: mpsc::Sender<Alert>) {
         let mut known = BTreeMap::new();
-        let mut waiting = VecDeque::new();
         let mut ticks = tokio::time::interval(self.look_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            let now = self.node.problems();
-            for (event, problem) in changes(&mut known, now) {
-                if waiting.len() >= WAITING_MAX {
-                    waiting.pop_front();
+            ticks.tick().await;
+            for (event, problem) in changes(&mut known, self.node.problems()) {
+                if waiting.try_send(self.alert(event, problem)).is_err() {
                     metrics::counter!(metric::ALERTS_LOST).increment(1);
-                }
-                waiting.push_back(self.alert(event, problem));
-            }
-            while let Some(alert) = waiting.pop_front() {
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = self.deliver(&alert) => {}
                 }
             }
         }

@@ -54,6 +54,9 @@ impl std::fmt::Debug for ControlToken {
 pub struct ModeRequest {
     /// What the operator wants.
     pub mode: Mode,
+    /// With `exiting`: now, although blocks still lie here.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `POST /api/v1/capacity`.
@@ -113,6 +116,12 @@ impl DenyLine {
 pub(super) async fn mode(State(web): State<Web>, Json(asked): Json<ModeRequest>) -> Response {
     if asked.mode == Mode::Left {
         return refuse(StatusCode::BAD_REQUEST, "a node has left when it says so itself; ask for `exiting`");
+    }
+    if asked.force {
+        if asked.mode != Mode::Exiting {
+            return refuse(StatusCode::BAD_REQUEST, "only an exit can be forced");
+        }
+        return done(Ok(web.node.leave_by_force().await));
     }
     let node = web.node.clone();
     done(tokio::task::spawn_blocking(move || node.set_mode(asked.mode)).await)

@@ -162,3 +162,85 @@ async fn alerts_are_posted_when_something_begins_and_ends() {
     running.await.unwrap();
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_webhook_that_never_answers_holds_up_no_other_and_no_looking() {
+    use tokio::io::AsyncReadExt;
+    let world = World::new().await;
+    let (silent, listening) = (
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let node = world.web.node.clone();
+    node.watch().set_reach(Reach::Unreachable { why: "the cable".to_owned() });
+    let stop = CancellationToken::new();
+    let running: Vec<_> = [&silent, &listening]
+        .map(|listener| {
+            let webhook = Webhook::new(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+            let alerts =
+                Alerts::new(node.clone(), webhook).looking_every(std::time::Duration::from_millis(5));
+            tokio::spawn(alerts.run(stop.clone()))
+        })
+        .into();
+    let held = silent.accept().await.unwrap();
+    let (mut told, _) = listening.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"}") {
+        assert_ne!(told.read_buf(&mut request).await.unwrap(), 0);
+    }
+    assert!(String::from_utf8_lossy(&request).contains("the cable"));
+    stop.cancel();
+    for one in running {
+        one.await.unwrap();
+    }
+    drop(held);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn alerts_go_over_tls_to_whom_the_named_authority_vouches_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut of_authority = rcgen::CertificateParams::default();
+    of_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = of_authority.self_signed(&authority_key).unwrap();
+    let issuer = rcgen::Issuer::from_params(&of_authority, &authority_key);
+    let server_key = rcgen::KeyPair::generate().unwrap();
+    let of_server = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = of_server.signed_by(&server_key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(server_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}/hook", listener.local_addr().unwrap().port());
+    let world = World::new().await;
+    let node = world.web.node.clone();
+    node.watch().set_reach(Reach::Unreachable { why: "the cable".to_owned() });
+    assert!(matches!(
+        Webhook::with_authority(&url, Some(b"no certificate")),
+        Err(crate::web::WebhookError::Authority)
+    ));
+    let stop = CancellationToken::new();
+    let webhook = Webhook::with_authority(&url, Some(authority.pem().as_bytes())).unwrap();
+    let alerts = Alerts::new(node, webhook).looking_every(std::time::Duration::from_millis(5));
+    let running = tokio::spawn(alerts.run(stop.clone()));
+    let (tcp, _) = listener.accept().await.unwrap();
+    let mut tls = acceptor.accept(tcp).await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"}") {
+        assert_ne!(tls.read_buf(&mut request).await.unwrap(), 0);
+    }
+    assert!(String::from_utf8_lossy(&request).contains("the cable"));
+    tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    stop.cancel();
+    running.await.unwrap();
+    world.close().await;
+}
