@@ -9,6 +9,8 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::disk_fio::{Fio, Job};
+use crate::disk_load::LoadLine;
+use crate::disk_stages::Stages;
 use crate::disk_store::{Bench, Speed};
 
 /// Bytes of the file that fio reads from, and of the blocks that the store reads.
@@ -48,6 +50,8 @@ struct Line {
     goal: f64,
     fio_cpu_s_per_gib: f64,
     store_cpu_s_per_gib: f64,
+    /// The store's, by stage.
+    store_cpu_by_stage: Stages,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,6 +62,7 @@ struct StartLine {
     open_seconds: Vec<f64>,
     resident_bytes_after_open: u64,
     index_cache_bytes: u64,
+    under_load: LoadLine,
 }
 
 /// Runs every line.
@@ -81,7 +86,11 @@ async fn measure(args: &DiskArgs, folder: &Path) -> Result<()> {
         lines = compare(args, folder, &fio).await?;
     }
     let start = match args.start_blocks {
-        Some(blocks) => Some(measure_start(folder, blocks)?),
+        Some(blocks) => {
+            let (dir, time) = (folder.to_owned(), Duration::from_secs(args.seconds.max(5)));
+            // Runtimes of its own are made in there.
+            Some(tokio::task::spawn_blocking(move || measure_start(&dir, blocks, time)).await??)
+        }
         None => None,
     };
     let at = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -199,7 +208,7 @@ impl Turns {
             Measure::Operations => speed.operations_per_second,
         };
         let best = |turns: &[Speed]| {
-            turns.iter().copied().max_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or_default()
+            turns.iter().max_by(|a, b| value(a).total_cmp(&value(b))).cloned().unwrap_or_default()
         };
         let (fio, store) = (best(&self.fio), best(&self.store));
         let (fio_value, store_value) = (value(&fio) / overhead, value(&store));
@@ -213,6 +222,7 @@ impl Turns {
             goal,
             fio_cpu_s_per_gib: fio.cpu_s_per_gib,
             store_cpu_s_per_gib: store.cpu_s_per_gib,
+            store_cpu_by_stage: store.stages,
         };
         println!(
             "{name:44} {:>10.0} {:>10.0} {:>6.0}% {:>5.0}% {} {:.3}, {:.3} ({unit})",
@@ -224,11 +234,12 @@ impl Turns {
             line.fio_cpu_s_per_gib,
             line.store_cpu_s_per_gib,
         );
+        println!("    CPU-s/GiB by stage: {}", line.store_cpu_by_stage.text());
         line
     }
 }
 
-fn measure_start(folder: &Path, blocks: u64) -> Result<StartLine> {
+fn measure_start(folder: &Path, blocks: u64, time: Duration) -> Result<StartLine> {
     let dir = folder.join("start");
     println!("\nmaking an index of {blocks} blocks of 1 MiB");
     let (generated_seconds, index_bytes) = crate::disk_store::make_index(&dir, blocks)?;
@@ -251,6 +262,16 @@ fn measure_start(folder: &Path, blocks: u64) -> Result<StartLine> {
         resident = opened.grown_bytes;
         cache_bytes = opened.cache_bytes;
     }
+    let under_load = crate::disk_load::under_load(&dir, blocks, time)?;
+    println!(
+        "  under load: {} puts and {} reads in {:.1} s, {} MiB resident at most besides {} MiB of index cache (goal {})",
+        under_load.puts,
+        under_load.reads,
+        under_load.seconds,
+        under_load.peak_bytes >> 20,
+        cache_bytes >> 20,
+        under_load.goal_bytes >> 20
+    );
     Ok(StartLine {
         blocks,
         generated_seconds,
@@ -258,5 +279,6 @@ fn measure_start(folder: &Path, blocks: u64) -> Result<StartLine> {
         open_seconds,
         resident_bytes_after_open: resident,
         index_cache_bytes: cache_bytes,
+        under_load,
     })
 }

@@ -60,6 +60,7 @@ impl Fio {
             bytes_per_second: bytes / seconds,
             operations_per_second: number(&side["total_ios"]) / seconds,
             cpu_s_per_gib: busy / (bytes / 1024f64.powi(3)),
+            stages: crate::disk_stages::Stages::default(),
         })
     }
 

@@ -12,18 +12,21 @@ use holdfast_protocol::message::ByteRange;
 use holdfast_protocol::record::{AgreementId, Claim, ClaimState, ClaimTag};
 use holdfast_storage_node::store::{Located, NewBlock, Store, StoreConfig, synthetic};
 
+use crate::disk_stages::{HASH, Stages, VERIFY};
 use crate::pattern::Dice;
 
 /// The index cache of the measured stores: the default.
-const INDEX_CACHE_BYTES: usize = 32 << 20;
+pub(crate) const INDEX_CACHE_BYTES: usize = 32 << 20;
 const BLOCK: usize = 1 << 20;
 
 /// How fast something went, and what it cost.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Speed {
     pub(crate) bytes_per_second: f64,
     pub(crate) operations_per_second: f64,
     pub(crate) cpu_s_per_gib: f64,
+    /// The same by stage; empty for fio.
+    pub(crate) stages: Stages,
 }
 
 impl Speed {
@@ -44,7 +47,7 @@ pub(crate) struct Bench {
     cold: std::sync::atomic::AtomicBool,
 }
 
-fn config(dir: &Path) -> StoreConfig {
+pub(crate) fn config(dir: &Path) -> StoreConfig {
     let mut config = StoreConfig::new(dir, 64 << 30);
     config.index_cache_bytes = INDEX_CACHE_BYTES;
     // Every header of the read set can be cached: 2 GiB of 1 MiB blocks.
@@ -60,7 +63,7 @@ impl Bench {
         Ok(Self {
             store,
             dir: dir.to_owned(),
-            pool: Arc::new(pool()),
+            pool: Arc::new(random_block()),
             next: Arc::default(),
             located: parking_lot::Mutex::default(),
             read_set,
@@ -70,7 +73,7 @@ impl Bench {
 
     /// Durable puts by `writers` tasks for `time`; each hashes its own block, as the node's server does.
     pub(crate) async fn puts(&self, writers: usize, len: usize, time: Duration) -> Result<Speed> {
-        let (began, cpu) = (Instant::now(), cpu_seconds()?);
+        let (began, cpu) = (Instant::now(), Spent::now()?);
         let tasks: Vec<_> = (0..writers)
             .map(|_| {
                 let (store, pool, next) =
@@ -129,7 +132,7 @@ impl Bench {
     ) -> Result<Speed> {
         let located = Arc::clone(&self.located.lock());
         let cold = verified && self.cold.load(Ordering::Relaxed);
-        let (began, cpu) = (Instant::now(), cpu_seconds()?);
+        let (began, cpu) = (Instant::now(), Spent::now()?);
         let tasks: Vec<_> = (0..readers as u64)
             .map(|reader| {
                 let (store, located) = (Arc::clone(&self.store), Arc::clone(&located));
@@ -171,12 +174,12 @@ impl Bench {
     }
 }
 
-async fn put(store: &Store, pool: &[u8], number: u64, len: usize) -> Result<Digest> {
+pub(crate) async fn put(store: &Store, pool: &[u8], number: u64, len: usize) -> Result<Digest> {
     let mut buffer = store.admit(BlockLen::new(u32::try_from(len)?)?).await?;
     buffer.data_mut().copy_from_slice(&pool[..len]);
     // No two blocks are equal.
     buffer.data_mut()[..8].copy_from_slice(&number.to_le_bytes());
-    let (digest, tree) = hash_block(buffer.data());
+    let (digest, tree) = HASH.run(|| hash_block(buffer.data()));
     let claim = Claim {
         v: 1,
         agreement: AgreementId([1; 32]),
@@ -199,7 +202,7 @@ async fn read_verified(store: &Store, block: &Located, range: ByteRange, cold: b
     }
     let (tree, bytes) = tokio::try_join!(store.tree(block), store.read(block, range))?;
     let groups = leaves_of(LeafUnit::Group, range, block.len)?;
-    check(block, &tree, groups, &bytes)
+    VERIFY.run(|| check(block, &tree, groups, &bytes))
 }
 
 fn check(block: &Located, tree: &GroupTree, groups: std::ops::Range<u32>, bytes: &[u8]) -> Result<()> {
@@ -239,7 +242,7 @@ async fn speed(
     tasks: Vec<tokio::task::JoinHandle<Result<u64>>>,
     len: usize,
     began: Instant,
-    cpu: f64,
+    before: Spent,
 ) -> Result<Speed> {
     let mut done = 0u64;
     for task in tasks {
@@ -250,16 +253,29 @@ async fn speed(
     }
     let seconds = began.elapsed().as_secs_f64();
     let (operations, bytes) = (done as f64, done as f64 * len as f64);
-    let spent = cpu_seconds()? - cpu;
+    let spent = Spent::now()?;
     Ok(Speed {
         bytes_per_second: bytes / seconds,
         operations_per_second: operations / seconds,
-        cpu_s_per_gib: spent / (bytes / 1024f64.powi(3)),
+        cpu_s_per_gib: (spent.seconds - before.seconds) / (bytes / 1024f64.powi(3)),
+        stages: spent.stages.per_gib(&before.stages, bytes),
     })
 }
 
+/// CPU that was used so far.
+struct Spent {
+    seconds: f64,
+    stages: Stages,
+}
+
+impl Spent {
+    fn now() -> Result<Self> {
+        Ok(Self { seconds: cpu_seconds()?, stages: Stages::now()? })
+    }
+}
+
 /// A block of random bytes.
-fn pool() -> Vec<u8> {
+pub(crate) fn random_block() -> Vec<u8> {
     let mut dice = Dice(7);
     (0..BLOCK / 8).flat_map(|_| dice.roll().to_le_bytes()).collect()
 }
@@ -318,9 +334,18 @@ pub(crate) fn open_timed(dir: &Path, blocks: u64) -> Result<Opened> {
     Ok(Opened { seconds, grown_bytes: grown.saturating_sub(cache_bytes), cache_bytes })
 }
 
-fn resident_bytes() -> Result<u64> {
+pub(crate) fn resident_bytes() -> Result<u64> {
+    status_bytes("VmRSS:")
+}
+
+/// Resident memory at its highest.
+pub(crate) fn peak_bytes() -> Result<u64> {
+    status_bytes("VmHWM:")
+}
+
+fn status_bytes(field: &'static str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
+    let line = status.lines().find(|line| line.starts_with(field)).context(field)?;
+    let kib: u64 = line.split_whitespace().nth(1).context(field)?.parse()?;
     Ok(kib * 1024)
 }

@@ -8,6 +8,8 @@ mod client;
 mod database;
 mod disk;
 mod disk_fio;
+mod disk_load;
+mod disk_stages;
 mod disk_store;
 mod fetch;
 mod load;

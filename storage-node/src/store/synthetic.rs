@@ -71,8 +71,9 @@ pub fn make_index(dir: &Path, blocks: u64, len: u32, index_cache_bytes: usize) -
     index.flush(true).map_err(failed)
 }
 
-/// Ascending and evenly spread, so that making the index does not take longer than measuring it.
-fn digest(block: u64, blocks: u64) -> Digest {
+/// The digest of the `block`th of `blocks`. Ascending and evenly spread, so that making the index does not take longer
+/// than measuring it.
+pub fn digest(block: u64, blocks: u64) -> Digest {
     let mut digest = *blake3::hash(&block.to_le_bytes()).as_bytes();
     let first = u128::from(block) * (u128::from(u64::MAX) + 1) / u128::from(blocks.max(1));
     digest[..8].copy_from_slice(&u64::try_from(first).unwrap_or(u64::MAX).to_be_bytes());
