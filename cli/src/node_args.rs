@@ -196,6 +196,9 @@ pub(crate) struct NodeResizeArgs {
     /// What is offered from now on. Less than is used: the gateways move the rest elsewhere. More: from the next start
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
     pub(crate) capacity: ByteSize,
+    /// On which of the further disks, by its directory [default: the node's own]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) disk: Option<PathBuf>,
 }
 
 /// What `node deny` does.

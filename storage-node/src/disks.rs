@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use holdfast_protocol::digest::Digest;
 use parking_lot::{Mutex, RwLock};
@@ -19,10 +20,12 @@ mod choose;
 mod placing;
 mod rebuild;
 mod registry;
+mod shrink;
 mod upkeep;
 
 pub use calls::DisksChanged;
 pub use rebuild::{RebuildProgress, Rebuilt, rebuild_indexes};
+pub use shrink::{ResizeError, resize_offline};
 
 use placing::Placing;
 use registry::Registry;
@@ -41,6 +44,7 @@ pub struct DiskConfig {
 
 /// All disks of a node.
 pub struct Disks {
+    home: PathBuf,
     slots: Vec<Slot>,
     placing: Placing,
     pools: Pools,
@@ -53,6 +57,8 @@ struct Slot {
     state: RwLock<State>,
     /// As last seen; what is told of a disk that is away.
     last: Mutex<Accounts>,
+    /// Bytes offered since the operator made it less; what the store was opened with until then.
+    offered: AtomicU64,
 }
 
 enum State {
@@ -109,13 +115,14 @@ impl Disks {
             return Err(error);
         }
         registry.save()?;
-        Ok(Arc::new(Self { slots, placing: Placing::default(), pools }))
+        Ok(Arc::new(Self { home: home.to_owned(), slots, placing: Placing::default(), pools }))
     }
 
     /// One store as all the disks there are, without a registry: for tests and tools.
     pub fn of(store: Arc<Store>, config: StoreConfig) -> Arc<Self> {
         let pools = Pools::new(config.write_buffer_bytes, config.read_buffer_bytes);
-        Arc::new(Self { slots: vec![Slot::present(config, store)], placing: Placing::default(), pools })
+        let home = config.dir.clone();
+        Arc::new(Self { home, slots: vec![Slot::present(config, store)], placing: Placing::default(), pools })
     }
 
     /// How many disks belong to the node, those that are away too.
@@ -231,12 +238,14 @@ impl Slot {
         // From here on only this very store is taken up again.
         let config = StoreConfig { expect: Expect::Store(store.id()), ..config };
         let (id, last) = (store.id(), Mutex::new(store.accounts()));
-        Self { config, id, state: RwLock::new(State::Present(store)), last }
+        let offered = AtomicU64::new(config.capacity_bytes);
+        Self { config, id, state: RwLock::new(State::Present(store)), last, offered }
     }
 
     fn away(config: StoreConfig, id: [u8; 16], why: String) -> Self {
         let accounts = Accounts::default();
-        Self { config, id, state: RwLock::new(State::Away { why }), last: Mutex::new(accounts) }
+        let offered = AtomicU64::new(config.capacity_bytes);
+        Self { config, id, state: RwLock::new(State::Away { why }), last: Mutex::new(accounts), offered }
     }
 
     fn accounts(&self) -> Accounts {

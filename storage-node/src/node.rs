@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::NodeAudit;
-use crate::disks::Disks;
+use crate::disks::{Disks, ResizeError};
 use crate::server::budget::{Budgets, GrantLedger};
 use crate::server::link::{self, Link};
 use crate::server::status;
@@ -130,6 +130,9 @@ impl Node {
         let Parts { home, ledger, store, kept, deny } =
             opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
+        if let Some(offered) = kept.capacity_bytes {
+            store.offer_on_first(offered);
+        }
         let audit = if crate::store::identity::is_read_only(home.dir()) {
             // What was committed to is written before it is said.
             tracing::error!(dir = %home.dir().display(), "the node's directory is read-only: audits are not answered");
@@ -288,6 +291,15 @@ impl Node {
         let next = Kept { capacity_bytes: Some(capacity_bytes), ..*kept };
         mode::write(&self.config.dir, next)?;
         *kept = next;
+        self.store.offer_on_first(capacity_bytes);
+        self.wish_changed.notify_one();
+        Ok(())
+    }
+
+    /// Offers this much on one of the further disks from now on, durably. More than its store was opened with counts from
+    /// the next start. Blocks on the disk.
+    pub fn set_disk_capacity(&self, dir: &std::path::Path, capacity_bytes: u64) -> Result<(), ResizeError> {
+        self.store.resize(dir, capacity_bytes)?;
         self.wish_changed.notify_one();
         Ok(())
     }
@@ -297,11 +309,10 @@ impl Node {
         self.shrinking_to().unwrap_or_else(|| self.store.accounts().capacity_bytes)
     }
 
-    /// The capacity over all disks to which the node shrinks, if its first disk was told to offer less.
+    /// The capacity over all disks to which the node shrinks, if one of them was told to offer less.
     pub(crate) fn shrinking_to(&self) -> Option<u64> {
-        let first = self.kept.lock().capacity_bytes?.min(self.config.capacity_bytes);
-        let others = self.store.accounts().capacity_bytes - self.store.store(0)?.accounts().capacity_bytes;
-        Some(first.saturating_add(others))
+        let (offered, whole) = self.store.offered_and_whole();
+        (offered < whole).then_some(offered)
     }
 
     /// Where every byte of the offered capacity is. While more is occupied than is offered, that much is the capacity.

@@ -71,6 +71,7 @@ impl Running {
 
 /// `holdfast node status`.
 pub(crate) async fn status(args: &NodeStatusArgs, output: Output) -> Result<ExitCode> {
+    must_be_a_node(&args.dir)?;
     let Some(running) = Running::find(&args.dir).await? else {
         bail!(
             "no node runs in {}; `holdfast node run --dir {}` starts it",
@@ -295,10 +296,13 @@ pub(crate) async fn resize(args: &NodeResizeArgs, output: Output) -> Result<Exit
     must_be_a_node(&args.dir)?;
     let capacity = args.capacity.0;
     super::check_capacity(capacity)?;
+    if let Some(disk) = &args.disk {
+        return resize_disk(&args.dir, disk, capacity, output).await;
+    }
     let before = NodeFile::find_or_make(&args.dir, None, None)?.capacity_bytes;
     match Running::find(&args.dir).await? {
         Some(running) => {
-            let request = ResizeRequest { capacity_bytes: capacity };
+            let request = ResizeRequest { capacity_bytes: capacity, disk: None };
             running.post("api/v1/capacity", &request).await?;
             NodeFile::find_or_make(&args.dir, Some(capacity), None)?;
             let used = running.report().await?.used_bytes;
@@ -321,6 +325,29 @@ pub(crate) async fn resize(args: &NodeResizeArgs, output: Output) -> Result<Exit
         }
     }
     output.value(&serde_json::json!({ "capacity_bytes": capacity, "before_bytes": before }));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `holdfast node resize --disk`.
+async fn resize_disk(dir: &Path, disk: &Path, capacity: u64, output: Output) -> Result<ExitCode> {
+    let disk = std::path::absolute(disk)?;
+    match Running::find(dir).await? {
+        Some(running) => {
+            let request = ResizeRequest { capacity_bytes: capacity, disk: Some(disk.clone()) };
+            running.post("api/v1/capacity", &request).await?;
+            output.say(format!(
+                "{} offers {} now, or more from the next start",
+                disk.display(),
+                ByteSize(capacity)
+            ));
+        }
+        None => {
+            let _held = Offline::open(dir)?;
+            holdfast_storage_node::disks::resize_offline(dir, &disk, capacity)?;
+            output.say(format!("{} offers {} from the next start", disk.display(), ByteSize(capacity)));
+        }
+    }
+    output.value(&serde_json::json!({ "disk": disk, "capacity_bytes": capacity }));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -18,8 +18,11 @@ const ASK_EVERY: Duration = Duration::from_secs(300);
 const ASK_FIRST: Duration = Duration::from_secs(20);
 /// How long one page may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Pages taken from one node in one round: 16,384 losses. A node that lost more goes on in the next.
-const PAGES_MAX: usize = 32;
+/// Pages taken from one node in one round.
+const PAGES_MAX: usize = 128;
+/// Losses of one node that are reported in one round, the rest in the next ones: what is none of ours costs a walk
+/// through the stripes, and a node may declare what it likes.
+const FRESH_MAX: usize = 1024;
 /// Losses remembered of one node, so that they are not reported again every time.
 const REMEMBERED_MAX: usize = 65_536;
 
@@ -47,34 +50,42 @@ pub(super) async fn run(core: Arc<Core>, stop: CancellationToken) {
 
 /// Reports what a node declares lost and did not declare before.
 async fn ask(core: &Core, id: NodeId, told: &mut HashSet<Digest>) {
-    let mut declared = HashSet::new();
-    let mut after = None;
-    for _ in 0..PAGES_MAX {
+    let (mut declared, mut fresh) = (HashSet::new(), 0);
+    let (mut after, mut is_whole) = (None, false);
+    'pages: for _ in 0..PAGES_MAX {
         let page = match page_of(core, id, after).await {
             Ok(page) => page,
             Err(why) => {
                 // A node of an earlier release does not know the question.
                 tracing::debug!(node = %id, why, "a node does not say what it has lost");
-                return;
+                break;
             }
         };
-        for digest in &page.0 {
-            if !told.contains(digest) {
-                core.healing.report(id, *digest);
-            }
-        }
         after = page.0.last().copied();
-        declared.extend(page.0);
-        if page.1 || declared.len() >= REMEMBERED_MAX {
+        for digest in page.0 {
+            if !told.contains(&digest) {
+                if fresh == FRESH_MAX {
+                    break 'pages;
+                }
+                core.healing.report(id, digest);
+                fresh += 1;
+            }
+            declared.insert(digest);
+        }
+        is_whole = page.1;
+        if is_whole {
             break;
         }
     }
-    let fresh = declared.difference(told).count();
     if fresh > 0 {
         tracing::warn!(node = %id, blocks = fresh, "a node declares blocks lost; their shards are checked and replaced");
     }
-    // What is no longer declared was put again, and may be lost again.
-    *told = declared;
+    if is_whole || told.len() + declared.len() > REMEMBERED_MAX {
+        // What is no longer declared was put again, and may be lost again.
+        *told = declared;
+    } else {
+        told.extend(declared);
+    }
 }
 
 /// One page, checked: the digests, and whether they are the last.

@@ -70,7 +70,7 @@ impl Disks {
     /// Disks that take blocks, with the bytes that these may still take.
     fn rooms(&self) -> Vec<(usize, u64)> {
         let writable = self.present().filter(|(_, store)| store.failure().is_none() && !store.is_full());
-        writable.map(|(disk, store)| (disk, store.block_room())).collect()
+        writable.map(|(disk, store)| (disk, self.room_left(disk, store.block_room()))).collect()
     }
 
     fn no_room(&self, needed: u64) -> PutError {

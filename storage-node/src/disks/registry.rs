@@ -127,6 +127,18 @@ impl Registry {
         self.changed = true;
     }
 
+    /// A disk offers this much from now on; the disks there are, when it is none of them.
+    pub(super) fn resize(&mut self, dir: &Path, capacity_bytes: u64) -> Result<(), Vec<String>> {
+        match self.entries.iter_mut().find(|held| held.dir == dir) {
+            Some(held) => {
+                self.changed |= held.capacity_bytes != capacity_bytes;
+                held.capacity_bytes = capacity_bytes;
+                Ok(())
+            }
+            None => Err(self.entries.iter().map(|held| held.dir.display().to_string()).collect()),
+        }
+    }
+
     /// Writes the file when anything changed.
     pub(super) fn save(&mut self) -> Result<(), OpenError> {
         if !self.changed {

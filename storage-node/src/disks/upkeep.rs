@@ -33,6 +33,11 @@ impl Disks {
                     slot.accounts();
                     *slot.state.write() = State::Away { why: "it is being opened for writing".to_owned() };
                     changed = true;
+                    drop(store);
+                    // While a reader still has it, its lock is held: then the next look opens it.
+                    if let Ok(store) = Store::open(slot.config.clone()) {
+                        *slot.state.write() = State::Present(store);
+                    }
                 }
                 Some(store) if store.is_present() => {}
                 Some(store) => {

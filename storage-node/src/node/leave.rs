@@ -171,9 +171,11 @@ impl Node {
         if self.mode().is_leaving() {
             return DrainWish::Leave;
         }
-        let accounts = self.accounts();
-        let Some(target) = self.shrinking_to().filter(|target| accounts.used_bytes > *target) else {
-            return DrainWish::Stay;
+        let used = self.accounts().used_bytes;
+        // Which blocks go is the namespaces' choice, so a disk that is too full among others takes a few rounds.
+        let target = match self.store.excess_bytes() {
+            0 => return DrainWish::Stay,
+            excess => used.saturating_sub(excess),
         };
         let mut kept = 0u64;
         for agreement in self.ledger.agreements() {
@@ -184,7 +186,7 @@ impl Node {
             }
         }
         // Each namespace gives up the same part.
-        let keep = u128::from(kept) * u128::from(target) / u128::from(accounts.used_bytes.max(1));
+        let keep = u128::from(kept) * u128::from(target) / u128::from(used.max(1));
         DrainWish::Shrink { keep_bytes: u64::try_from(keep).unwrap_or(u64::MAX) }
     }
 

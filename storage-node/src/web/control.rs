@@ -60,10 +60,13 @@ pub struct ModeRequest {
 }
 
 /// `POST /api/v1/capacity`.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResizeRequest {
     /// Bytes offered from now on.
     pub capacity_bytes: u64,
+    /// On which of the further disks; on the node's own when it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<std::path::PathBuf>,
 }
 
 /// `POST /api/v1/deny` and `/api/v1/allow`.
@@ -132,7 +135,12 @@ pub(super) async fn capacity(State(web): State<Web>, Json(asked): Json<ResizeReq
         return refuse(StatusCode::BAD_REQUEST, "a node that offers nothing is drained, not shrunk");
     }
     let node = web.node.clone();
-    done(tokio::task::spawn_blocking(move || node.set_capacity(asked.capacity_bytes)).await)
+    match asked.disk {
+        Some(dir) => done(
+            tokio::task::spawn_blocking(move || node.set_disk_capacity(&dir, asked.capacity_bytes)).await,
+        ),
+        None => done(tokio::task::spawn_blocking(move || node.set_capacity(asked.capacity_bytes)).await),
+    }
 }
 
 pub(super) async fn denied(State(web): State<Web>) -> Json<Vec<DenyLine>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use holdfast_protocol::digest::{BlockLen, Digest};
 use holdfast_protocol::message::{BlockOutcome, ByteRange};
 use holdfast_protocol::record::ClaimRef;
-use holdfast_storage_node::disks::{DiskConfig, Disks};
+use holdfast_storage_node::disks::{DiskConfig, Disks, ResizeError};
 use holdfast_storage_node::store::{Alarm, IoMode, NewBlock, OpenError, PutOutcome, ReadError, StoreError};
 
 use crate::support::*;
@@ -199,4 +199,37 @@ async fn a_node_whose_only_disk_is_missing_does_not_open_an_empty_one() {
     let Err(error) = open(root.path(), &[]) else { panic!("an empty store was opened") };
     assert!(matches!(error, OpenError::Missing { .. }), "{error}");
     assert!(!store.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_offers_less_takes_no_more_and_says_what_is_too_much() {
+    let root = tempfile::tempdir().unwrap();
+    let disks = open(root.path(), &[("second", 64 * MIB)]).unwrap();
+    for block in blocks() {
+        keep(&disks, &block, 1).await;
+    }
+    let second = root.path().join("second");
+    let used = |disks: &Disks| disks.health()[1].accounts.used_bytes;
+    let before = used(&disks);
+    assert!(before > 0 && disks.excess_bytes() == 0);
+    assert_eq!(disks.offered_and_whole(), (96 * MIB, 96 * MIB));
+    let unknown = disks.resize(&root.path().join("third"), MIB).unwrap_err();
+    assert!(matches!(unknown, ResizeError::Unknown { .. }), "{unknown}");
+    disks.resize(&second, before / 2).unwrap();
+    assert_eq!(disks.excess_bytes(), before - before / 2);
+    assert_eq!(disks.offered_and_whole(), (32 * MIB + before / 2, 96 * MIB));
+    // New blocks go elsewhere, and those that are here stay readable.
+    for seed in 100..140 {
+        keep(&disks, &bytes(seed, 100_000), 1).await;
+    }
+    assert_eq!(used(&disks), before);
+    for block in blocks() {
+        assert_eq!(fetch(&disks, Digest::of(&block)).await.unwrap(), Some(block));
+    }
+    disks.close().await.unwrap();
+    drop(disks);
+    // It is written down: the next start offers as little.
+    let disks = open(root.path(), &[]).unwrap();
+    assert_eq!(disks.offered_and_whole(), (32 * MIB + before / 2, 32 * MIB + before / 2));
+    disks.close().await.unwrap();
 }
