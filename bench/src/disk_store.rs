@@ -16,7 +16,7 @@ use crate::disk_stages::{HASH, Stages, VERIFY};
 use crate::pattern::Dice;
 
 /// The index cache of the measured stores: the default.
-pub(crate) const INDEX_CACHE_BYTES: usize = 32 << 20;
+pub(crate) const INDEX_CACHE_BYTES: usize = holdfast_storage_node::store::config::INDEX_CACHE_DEFAULT_BYTES;
 const BLOCK: usize = 1 << 20;
 
 /// How fast something went, and what it cost.

@@ -17,6 +17,10 @@ pub const EXTENT_BYTES_MAX: u64 = 64 << 30;
 /// How long released blocks can be restored: a week.
 pub const TRASH_PERIOD_DEFAULT_MS: u64 = 7 * 24 * 3600 * 1000;
 
+/// RocksDB's block cache. Half of it is for filters and for the indexes of tables, which take 50 MiB at 10 million blocks: with
+/// less, every put of a new block would read them from the disk again. It fills as an index grows.
+pub const INDEX_CACHE_DEFAULT_BYTES: usize = 128 << 20;
+
 /// Room of the file system that blocks leave free, at most; a 32nd of a small one.
 pub const RESERVE_BYTES_DEFAULT: u64 = 256 << 20;
 /// How long a held block that was read or written whole counts as looked at: a put of the same bytes within this
@@ -119,7 +123,7 @@ impl StoreConfig {
             trash_period_ms: TRASH_PERIOD_DEFAULT_MS,
             extent_bytes: EXTENT_BYTES_DEFAULT,
             preallocate_bytes: 64 << 20,
-            index_cache_bytes: 32 << 20,
+            index_cache_bytes: INDEX_CACHE_DEFAULT_BYTES,
             index_flush_bytes: 256 << 20,
             write_buffer_bytes: 128 << 20,
             read_buffer_bytes: 128 << 20,
