@@ -123,6 +123,7 @@ impl Node {
     /// Then looks after leases and trash by itself until [`Node::close`], which an open node always needs.
     /// Must run on a tokio runtime.
     pub async fn open(config: NodeConfig) -> Result<Arc<Self>, OpenNodeError> {
+        let config = without_audit_where_nothing_is_written(config);
         let opened = {
             let config = config.clone();
             tokio::task::spawn_blocking(move || open_parts(&config))
@@ -130,16 +131,7 @@ impl Node {
         let Parts { home, ledger, store, kept, deny } =
             opened.await.map_err(|_| OpenNodeError::Interrupted)??;
         let key = home.key();
-        if let Some(offered) = kept.capacity_bytes {
-            store.offer_on_first(offered);
-        }
-        let audit = if crate::store::identity::is_read_only(home.dir()) {
-            // What was committed to is written before it is said.
-            tracing::error!(dir = %home.dir().display(), "the node's directory is read-only: audits are not answered");
-            None
-        } else {
-            crate::audit::chores::open(&config, home.dir(), &key, &store).await?
-        };
+        let audit = crate::audit::chores::open(&config, home.dir(), &key, &store).await?;
         let node = Arc::new(Self {
             audit,
             receipts: Receipts::start(key.clone(), config.clock.clone()),
@@ -168,6 +160,9 @@ impl Node {
             config,
             home: Mutex::new(Some(home)),
         });
+        if let Some(offered) = node.kept.lock().capacity_bytes {
+            node.store.offer_on_first(offered);
+        }
         if let Some(misbehaviour) = node.config.misbehave {
             tracing::warn!(node = %node.id(), ?misbehaviour, "this node lies to its readers, as it was told to");
         }
@@ -513,6 +508,15 @@ impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({}, {})", self.id(), self.config.dir.display())
     }
+}
+
+/// What is committed to in an audit is written before it is said.
+fn without_audit_where_nothing_is_written(config: NodeConfig) -> NodeConfig {
+    if config.audit.is_none() || !crate::store::identity::is_read_only(&config.dir) {
+        return config;
+    }
+    tracing::error!(dir = %config.dir.display(), "the node's directory is read-only: audits are not answered");
+    NodeConfig { audit: None, ..config }
 }
 
 /// What opening finds in the directory.

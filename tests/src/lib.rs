@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-pub mod hosts;
 pub mod postgres;
+
+pub mod hosts;
 
 /// A program that does not become ready within this time has failed.
 const READY: Duration = Duration::from_secs(60);

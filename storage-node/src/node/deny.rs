@@ -102,6 +102,16 @@ impl DenyBook {
         self.len() == 0
     }
 
+    /// Refused blocks behind `after`, by digest, at most `max`.
+    pub fn refused_after(&self, after: Option<Digest>, max: usize) -> Vec<Digest> {
+        let list = self.list.read();
+        let blocks = list.record.lines.iter().filter_map(|line| match line.what {
+            Denied::Block(digest) => Some(digest),
+            Denied::Peer(_) | Denied::Namespace(_) => None,
+        });
+        blocks.filter(|digest| after.is_none_or(|after| *digest > after)).take(max).collect()
+    }
+
     /// Refuses something from now on; again with another reason replaces it. Blocks on the disk.
     pub fn deny(&self, what: Denied, reason: &str, now_ms: UnixMs) -> Result<(), DenyError> {
         if reason.len() > TEXT_LEN_MAX {
@@ -138,16 +148,6 @@ impl DenyBook {
         let what = record.lines.iter().map(|line| line.what).collect();
         *self.list.write() = Listed { record, what };
         Ok(())
-    }
-
-    /// Refused blocks behind `after`, by digest, at most `max`.
-    pub fn blocks(&self, after: Option<Digest>, max: usize) -> Vec<Digest> {
-        let list = self.list.read();
-        let blocks = list.record.lines.iter().filter_map(|line| match line.what {
-            Denied::Block(digest) => Some(digest),
-            Denied::Peer(_) | Denied::Namespace(_) => None,
-        });
-        blocks.filter(|digest| after.is_none_or(|after| *digest > after)).take(max).collect()
     }
 
     /// The refusal for a block, if it is on the list.

@@ -30,7 +30,7 @@ pub(crate) async fn declared(
             let losses = node.store.losses(request.after, most).await;
             losses.map_err(|error| refusal::read(&error))?.iter().map(|loss| loss.digest).collect()
         }
-        DeclaredAs::Refused => node.deny.blocks(request.after, most),
+        DeclaredAs::Refused => node.deny.refused_after(request.after, most),
     };
     let last = digests.len() < most;
     digests.truncate(DECLARED_DIGESTS_MAX);

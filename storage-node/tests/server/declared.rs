@@ -48,7 +48,7 @@ async fn refused_blocks_are_declared_page_by_page_and_other_lines_are_not() {
     assert_eq!((first.digests, first.last), (expected.clone(), true));
     let rest = page(&world, &peer, DeclaredAs::Refused, Some(expected[0])).await;
     assert_eq!(rest.digests, expected[1..]);
-    assert_eq!(deny.blocks(Some(expected[0]), 1), expected[1..2]);
+    assert_eq!(deny.refused_after(Some(expected[0]), 1), expected[1..2]);
 }
 
 #[tokio::test]
