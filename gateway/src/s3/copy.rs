@@ -1,7 +1,8 @@
 //! CopyObject and UploadPartCopy.
 //!
-//! Within a bucket a copy moves no bytes: another object over the same blocks ([`crate::meta`] says how). Between buckets
-//! the bytes are read, deciphered, enciphered under a fresh key and stored: another bucket is another scope of reading.
+//! A copy moves no bytes: it is another object over the same blocks ([`crate::meta`] says how). Only between a public and a
+//! private bucket, or buckets of different policies, and where another checksum is asked for, the bytes are read,
+//! deciphered, enciphered under a fresh key and stored again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::attributes::{self, Checksums, wanted_of};
+use super::bucket_settings::encryption_of;
 use super::buckets::existing;
 use super::checksum::{Algorithm, Announced};
 use super::conditions::{self, Conditions, timestamp};
@@ -119,7 +121,7 @@ pub(super) async fn copy(
         let received = restore(core, &source, 0..source.size, &bucket, sum).await?;
         objects::commit(core, bucket.clone(), input.key, kept, received, condition).await?
     };
-    lock::retain(core, &bucket, &copied).await?;
+    lock::retain(core, &copied).await;
     let checksums = Checksums::of(&copied.attributes.checksums);
     let result = CopyObjectResult {
         e_tag: Some(ETag::Strong(copied.attributes.etag.clone())),
@@ -132,6 +134,7 @@ pub(super) async fn copy(
         checksum_type: checksums.kind,
     };
     let output = CopyObjectOutput {
+        server_side_encryption: encryption_of(&bucket),
         copy_object_result: Some(result),
         copy_source_version_id: versions::id_of(&source_bucket, &source),
         version_id: versions::id_of(&bucket, &copied),
@@ -230,6 +233,7 @@ pub(super) async fn part(
     let kept =
         wanted_of(&upload.attributes.checksums).map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);
     let received = restore(core, &source, range, &bucket, kept).await?;
+    let encryption = encryption_of(&bucket);
     let part = multipart::commit_part(core, bucket, (input.key, upload.id, number), received).await?;
     let checksums = Checksums::of(&part.checksums);
     let result = CopyPartResult {
@@ -242,6 +246,7 @@ pub(super) async fn part(
         checksum_sha256: checksums.sha256,
     };
     Ok(S3Response::new(UploadPartCopyOutput {
+        server_side_encryption: encryption,
         copy_part_result: Some(result),
         copy_source_version_id: versions::id_of(&source_bucket, &source),
         ..UploadPartCopyOutput::default()

@@ -30,6 +30,7 @@ use crate::meta::{Meta, RocksConfig, RocksStore};
 mod browser;
 mod client;
 mod copies;
+mod guards;
 mod links;
 mod objects;
 mod refusals;
