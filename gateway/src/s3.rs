@@ -175,25 +175,22 @@ async fn call(
     }
 }
 
-/// Drops a Range that is not one range of bytes, or that hangs on a condition: HTTP lets a server answer both with the
-/// whole, which is right where 400 or a piece of another version would not be. Drops conditions on dates that are none,
-/// as HTTP demands.
+/// Drops a Range that is not one range of bytes, and conditions on dates that are none: HTTP lets a server answer the one
+/// with the whole, and demands that it ignores the others. What a signature covers must stay, and is answered by 400.
 fn with_servable_conditions<B>(mut request: Request<B>) -> Request<B> {
-    let headers = request.headers_mut();
     let is_date = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| Timestamp::parse(TimestampFormat::HttpDate, text).is_ok())
     };
-    for name in [header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
-        if headers.get(&name).is_some_and(|value| !is_date(value)) {
-            headers.remove(name);
+    // The library takes a suffix without a length for one of length 0.
+    let is_range = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| text != "bytes=-" && s3s::dto::Range::parse(text).is_ok())
+    };
+    for name in [header::RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
+        let Some(value) = request.headers().get(&name) else { continue };
+        let is_servable = if name == header::RANGE { is_range(value) } else { is_date(value) };
+        if !is_servable && !refuse::is_signed(&request, name.as_str()) {
+            request.headers_mut().remove(name);
         }
-    }
-    let is_range =
-        |value: &HeaderValue| value.to_str().is_ok_and(|text| s3s::dto::Range::parse(text).is_ok());
-    if headers.contains_key(http::header::IF_RANGE)
-        || headers.get(http::header::RANGE).is_some_and(|value| !is_range(value))
-    {
-        headers.remove(http::header::RANGE);
     }
     request
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use holdfast_protocol::time::UnixMs;
 use http::{HeaderMap, HeaderValue};
-use s3s::dto::{ETagCondition, Timestamp};
+use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
 use crate::meta::PutCondition;
@@ -33,6 +33,15 @@ impl Conditions {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an `If-Range` names what is there: by its strong tag, or by the very time of its last change.
+pub(crate) fn is_same(if_range: &HeaderValue, etag: &str, modified_ms: UnixMs) -> bool {
+    let Ok(text) = if_range.to_str().map(str::trim) else { return false };
+    if let Some(tag) = text.strip_prefix('"') {
+        return tag.strip_suffix('"') == Some(etag);
+    }
+    Timestamp::parse(TimestampFormat::HttpDate, text).is_ok_and(|time| time == timestamp(modified_ms))
 }
 
 /// The condition of a PUT or a CompleteMultipartUpload.
@@ -130,6 +139,20 @@ mod tests {
         let conditions =
             Conditions { if_modified_since: Some(timestamp(MODIFIED - 1000)), ..Default::default() };
         assert_eq!(code(&conditions), None);
+    }
+
+    #[test]
+    fn a_range_is_wanted_only_of_what_the_client_has_begun_to_read() {
+        for (text, expected) in [
+            (format!("\"{TAG}\""), true),
+            ("\"other\"".to_owned(), false),
+            (format!("W/\"{TAG}\""), false),
+            ("Tue, 14 Nov 2023 22:13:20 GMT".to_owned(), true),
+            ("Tue, 14 Nov 2023 22:13:21 GMT".to_owned(), false),
+            ("soon".to_owned(), false),
+        ] {
+            assert_eq!(is_same(&text.parse().unwrap(), TAG, MODIFIED), expected, "{text}");
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ async fn source_of(
             "The copy source is BUCKET/KEY; access points do not exist here"
         ));
     };
+    if key.is_empty() {
+        return Err(s3_error!(InvalidArgument, "Invalid copy source object key"));
+    }
     let (bucket, object) = existing_object(core, bucket, key, version_id.as_deref()).await?;
     bucket_policy::may(core, &bucket, access_key, "GetObject", key).await?;
     conditions

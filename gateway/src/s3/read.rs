@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, EXPIRES, LAST_MODIFIED,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, EXPIRES, IF_RANGE, LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use s3s::dto::{
@@ -17,7 +17,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 use super::attributes::{self, Checksums};
 use super::bucket_settings::encryption_of;
 use super::buckets::existing;
-use super::conditions::{Conditions, timestamp};
+use super::conditions::{self, Conditions, timestamp};
 use super::lock::{self, LockHeaders};
 use super::objects::cid_header;
 use super::{error, get, list, tagging, versions};
@@ -84,19 +84,22 @@ struct Selection {
     version: Option<String>,
     part_number: Option<i32>,
     range: Option<s3s::dto::Range>,
+    /// `If-Range`: the range is wanted only of what the client has the beginning of.
+    if_range: Option<HeaderValue>,
     conditions: Conditions,
     checksum_mode: Option<ChecksumMode>,
 }
 
 /// The selection of an input of GET or HEAD, which are two types of the library with the same fields.
 macro_rules! selection {
-    ($input:ident) => {
+    ($input:ident, $headers:ident) => {
         Selection {
             bucket: $input.bucket,
             key: $input.key,
             version: $input.version_id,
             part_number: $input.part_number,
             range: $input.range,
+            if_range: $headers.get(IF_RANGE).cloned(),
             conditions: Conditions {
                 if_match: $input.if_match,
                 if_none_match: $input.if_none_match,
@@ -209,7 +212,11 @@ async fn select(core: &Core, wanted: Selection) -> S3Result<Selected> {
     let (bucket, object) =
         existing_object(core, &wanted.bucket, &wanted.key, wanted.version.as_deref()).await?;
     wanted.conditions.check(&object.attributes.etag, object.modified_ms)?;
+    let is_the_same =
+        |value: &HeaderValue| conditions::is_same(value, &object.attributes.etag, object.modified_ms);
     let (range, parts_count, of_part) = match wanted.part_number {
+        // Another version than the client has a part of: it gets the whole.
+        None if !wanted.if_range.as_ref().is_none_or(is_the_same) => (None, None, None),
         None => (get::requested(wanted.range.as_ref(), object.size)?, None, None),
         Some(_) if wanted.range.is_some() => {
             return Err(s3_error!(
@@ -272,9 +279,9 @@ pub(super) async fn get(
     core: &Arc<Core>,
     request: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
-    let mut input = request.input;
+    let S3Request { mut input, headers: asked, .. } = request;
     let overrides = overrides!(input);
-    let selected = select(core, selection!(input)).await?;
+    let selected = select(core, selection!(input, asked)).await?;
     let body = get::body(core, &selected.object, selected.bytes()).await?;
     let headers = selected.headers(overrides.has_expires);
     let tag_count = tagging::count_of(&selected.object);
@@ -289,9 +296,9 @@ pub(super) async fn head(
     core: &Arc<Core>,
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
-    let mut input = request.input;
+    let S3Request { mut input, headers: asked, .. } = request;
     let overrides = overrides!(input);
-    let selected = select(core, selection!(input)).await?;
+    let selected = select(core, selection!(input, asked)).await?;
     let headers = selected.headers(overrides.has_expires);
     let output = described!(HeadObjectOutput of selected, overridden by overrides;);
     Ok(S3Response::with_headers(output, headers))

@@ -142,6 +142,12 @@ fn signed_headers<B>(request: &Request<B>) -> Option<String> {
         .or_else(|| parameter(request.uri(), "X-Amz-Signature").map(|_| String::new()))
 }
 
+/// Whether the signature of a request covers this header.
+pub(super) fn is_signed<B>(request: &Request<B>, name: &str) -> bool {
+    let signed = signed_headers(request);
+    signed.is_some_and(|signed| signed.split(';').any(|signed| signed.eq_ignore_ascii_case(name)))
+}
+
 fn endless_url(uri: &Uri) -> Option<S3Error> {
     let seconds = parameter(uri, "X-Amz-Expires")?;
     let is_allowed =

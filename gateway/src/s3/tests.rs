@@ -33,6 +33,7 @@ mod copies;
 mod guards;
 mod links;
 mod objects;
+mod overhead;
 mod refusals;
 mod rules;
 mod tenants;
