@@ -28,8 +28,8 @@ impl Conditions {
             _ => {}
         }
         match (&self.if_none_match, &self.if_modified_since) {
-            (Some(condition), _) if matches(condition, etag) => Err(not_modified(etag)),
-            (None, Some(since)) if modified <= *since => Err(not_modified(etag)),
+            (Some(condition), _) if matches(condition, etag) => Err(not_modified(etag, &modified)),
+            (None, Some(since)) if modified <= *since => Err(not_modified(etag, &modified)),
             _ => Ok(()),
         }
     }
@@ -81,12 +81,18 @@ fn failed(which: &'static str) -> S3Error {
     s3_error!(PreconditionFailed, "The pre-condition {which} did not hold")
 }
 
-fn not_modified(etag: &str) -> S3Error {
+fn not_modified(etag: &str, modified: &Timestamp) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::NotModified);
     error.set_status_code(http::StatusCode::NOT_MODIFIED);
     let mut headers = HeaderMap::new();
     if let Ok(value) = HeaderValue::try_from(format!("\"{etag}\"")) {
         headers.insert(http::header::ETAG, value);
+    }
+    let mut text = Vec::new();
+    if modified.format(TimestampFormat::HttpDate, &mut text).is_ok()
+        && let Ok(value) = HeaderValue::from_bytes(&text)
+    {
+        headers.insert(http::header::LAST_MODIFIED, value);
     }
     error.set_headers(headers);
     error

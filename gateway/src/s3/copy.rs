@@ -81,6 +81,7 @@ pub(super) async fn copy(
     if rename::is_asked(&headers) {
         return rename::rename(core, &input, &headers).await;
     }
+    check_directives(&input)?;
     let conditions = Conditions {
         if_match: input.copy_source_if_match.clone(),
         if_none_match: input.copy_source_if_none_match.clone(),
@@ -163,6 +164,17 @@ async fn share(
 
 fn names_no_version(source: &CopySource) -> bool {
     matches!(source, CopySource::Bucket { version_id: None, .. })
+}
+
+fn check_directives(input: &CopyObjectInput) -> S3Result<()> {
+    let metadata = input.metadata_directive.as_ref().map(MetadataDirective::as_str);
+    let tagging = input.tagging_directive.as_ref().map(TaggingDirective::as_str);
+    for (what, directive) in [("metadata", metadata), ("tagging", tagging)] {
+        if directive.is_some_and(|directive| !["COPY", "REPLACE"].contains(&directive)) {
+            return Err(s3_error!(InvalidArgument, "Unknown {what} directive."));
+        }
+    }
+    Ok(())
 }
 
 fn replaces_metadata(input: &CopyObjectInput) -> bool {
