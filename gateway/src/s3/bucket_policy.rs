@@ -106,7 +106,7 @@ async fn policy_of(core: &Core, bucket: &Bucket) -> S3Result<Option<Policy>> {
     let Some(text) = text else { return Ok(None) };
     let text = String::from_utf8_lossy(&text);
     // What was put was understood; should a later release put more, nothing is guessed.
-    Policy::parse(&text, &bucket.name)
+    Policy::parse_kept(&text, &bucket.name)
         .map(Some)
         .map_err(|_| s3_error!(AccessDenied, "The bucket's policy cannot be read"))
 }

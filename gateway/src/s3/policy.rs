@@ -41,6 +41,7 @@ pub(crate) enum PolicyError {
 /// A bucket policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
+    version: Option<String>,
     statements: Vec<Statement>,
 }
 
@@ -141,17 +142,30 @@ struct RawPolicy {
 }
 
 impl Policy {
-    /// Parses the policy of `bucket`.
+    /// Parses a policy that is to be put on `bucket`.
     pub(crate) fn parse(text: &str, bucket: &str) -> Result<Self, PolicyError> {
+        let policy = Self::parse_kept(text, bucket)?;
+        if policy.version.as_ref().is_some_and(|version| !VERSIONS.contains(&version.as_str())) {
+            return Err(PolicyError::Malformed("The policy must contain a valid version string".to_owned()));
+        }
+        let named = policy.statements.iter().flat_map(|statement| &statement.principals.list);
+        match named.into_iter().find(|name| !is_principal(name)) {
+            Some(name) => Err(PolicyError::Malformed(format!(
+                "Invalid principal in policy: {name}; a principal is * or an access key"
+            ))),
+            None => Ok(policy),
+        }
+    }
+
+    /// Parses the policy that `bucket` has. Earlier releases took any version, and principals that are nobody's; they still
+    /// are nobody's.
+    pub(crate) fn parse_kept(text: &str, bucket: &str) -> Result<Self, PolicyError> {
         let malformed = |what: &str| PolicyError::Malformed(what.to_owned());
         if text.len() > POLICY_LEN_MAX {
             return Err(malformed("the policy is longer than 20 KiB"));
         }
         let raw: RawPolicy = serde_json::from_str(text)
             .map_err(|error| PolicyError::Malformed(format!("This policy contains invalid Json: {error}")))?;
-        if raw.version.is_some_and(|version| !VERSIONS.contains(&version.as_str())) {
-            return Err(malformed("The policy must contain a valid version string"));
-        }
         let statements = raw
             .statement
             .into_vec()
@@ -161,7 +175,7 @@ impl Policy {
         if statements.is_empty() {
             return Err(malformed("the policy has no statement"));
         }
-        Ok(Self { statements })
+        Ok(Self { version: raw.version, statements })
     }
 
     /// What it says of a request.
@@ -311,12 +325,7 @@ fn principals(raw: RawPrincipal) -> Result<Vec<String>, PolicyError> {
                 }
                 all.extend(names.into_vec());
             }
-            match all.iter().find(|name| !is_principal(name)) {
-                Some(name) => Err(PolicyError::Malformed(format!(
-                    "Invalid principal in policy: {name}; a principal is * or an access key"
-                ))),
-                None => Ok(all),
-            }
+            Ok(all)
         }
     }
 }
