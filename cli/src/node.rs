@@ -25,6 +25,7 @@ use crate::sizes::ByteSize;
 
 mod checks;
 mod control;
+pub(crate) mod inside;
 mod join;
 mod portmap;
 

@@ -203,7 +203,11 @@ impl LocalNodes {
             let address = quic.local_addr().context("the QUIC socket has no address")?;
             node.advertise(vec![address]);
             let inside: Arc<dyn Transport> = memory.join(node.id());
-            let serving = vec![node.serve(inside, stop.clone()), node.serve(quic, stop.clone())];
+            let serving = vec![
+                node.serve(inside, stop.clone()),
+                node.serve(quic, stop.clone()),
+                node::inside::serve_web(&node, dir, address, stop.clone()).await?,
+            ];
             let (id, pid) = (node.id().to_string(), std::process::id());
             nodes.entries.push(NodeEntry { id, dir: dir.clone(), address, pid });
             nodes.inside.push((node, serving));

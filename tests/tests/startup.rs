@@ -57,6 +57,33 @@ fn a_full_network_refuses_writes_keeps_what_it_has_and_accounts_for_every_byte()
     let network = Network::up(&data, &["--separate-nodes", "--capacity", "200MB"])?;
     let said = network.python("fill_until_refused.py", &[])?;
     assert!(said.contains("held:"), "{said}");
+    for status in statuses(&data)? {
+        assert_eq!(status["capacity_bytes"], 200_000_000, "{status}");
+        let of = |name: &str| status[name].as_u64().unwrap_or_default();
+        assert!(of("paid_bytes") > 50_000_000 && of("paid_bytes") <= of("used_bytes"), "{status}");
+    }
+    network.gateway.stop()
+}
+
+#[test]
+fn nodes_inside_the_process_answer_their_operator_too() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let data = root.path().join("data");
+    let network = Network::up(&data, &["--capacity", "200MB"])?;
+    let file = root.path().join("file");
+    std::fs::write(&file, bytes_of("inside", 9_000_000))?;
+    network.holdfast(&["put", file.to_str().context("UTF-8")?, "inside/file"])?;
+    let used: u64 =
+        statuses(&data)?.iter().map(|status| status["used_bytes"].as_u64().unwrap_or_default()).sum();
+    assert!(used > 9_000_000 * 6 / 4, "{used} bytes are used");
+    network.gateway.stop()?;
+    assert!(!data.join("nodes/00/running.json").exists(), "a stopped node does not pass for a running one");
+    Ok(())
+}
+
+/// What `node status --json` says of each of six nodes; the accounts of each add up.
+fn statuses(data: &Path) -> Result<Vec<serde_json::Value>> {
+    let mut all = Vec::new();
     for node in 0..6 {
         let dir = data.join(format!("nodes/{node:02}"));
         let output = Command::new(program()?)
@@ -64,12 +91,11 @@ fn a_full_network_refuses_writes_keeps_what_it_has_and_accounts_for_every_byte()
             .output()?;
         let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         let of = |name: &str| status[name].as_u64().unwrap_or_default();
-        assert_eq!(of("capacity_bytes"), 200_000_000, "{status}");
         let sum = of("used_bytes") + of("trash_bytes") + of("garbage_bytes") + of("free_bytes");
         assert_eq!(sum, of("capacity_bytes"), "{status}");
-        assert!(of("paid_bytes") > 50_000_000 && of("paid_bytes") <= of("used_bytes"), "{status}");
+        all.push(status);
     }
-    network.gateway.stop()
+    Ok(all)
 }
 
 #[test]

@@ -8,6 +8,7 @@ use holdfast_protocol::message::*;
 use holdfast_protocol::record::*;
 use proptest::prelude::*;
 
+use crate::audit;
 use crate::samples::{self, *};
 
 /// Decodes `bytes` as everything that a peer may send. Returns how many readings they have.
@@ -33,6 +34,16 @@ fn decode_as_everything(bytes: &[u8]) -> usize {
         + record::<Stripe>(bytes)
         + record::<Disclaimer>(bytes)
         + record::<DeletionOrder>(bytes)
+        + record::<DenyList>(bytes)
+        + record::<Invite>(bytes)
+        + record::<ReadTranscript>(bytes)
+        + record::<InventoryPage>(bytes)
+        + record::<Commitment>(bytes)
+        + record::<Countersignature>(bytes)
+        + record::<Declaration>(bytes)
+        + record::<AuditAnswer>(bytes)
+        + record::<Verdict>(bytes)
+        + record::<Standing>(bytes)
 }
 
 /// The header bytes of every sample message and the bytes of every sample record.
@@ -40,6 +51,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     all.extend(samples::requests().iter().map(|(_, request)| encode_frame(request).unwrap()[4..].to_vec()));
     all.extend(samples::replies().iter().map(|(_, reply)| encode_frame(reply).unwrap()[4..].to_vec()));
+    all.extend(audit::requests().iter().map(|(_, request)| encode_frame(request).unwrap()[4..].to_vec()));
+    all.extend(audit::replies().iter().map(|(_, reply)| encode_frame(reply).unwrap()[4..].to_vec()));
     all.extend([
         agreement().encode(),
         delegation().encode(),
@@ -53,6 +66,16 @@ fn seeds() -> Vec<Vec<u8>> {
         stripe().encode(),
         disclaimer().encode(),
         deletion_order().encode(),
+        deny_list().encode(),
+        invite().encode(),
+        read_transcript().encode(),
+        audit::inventory_page().encode(),
+        audit::commitment().encode(),
+        audit::countersignature().encode(),
+        audit::declaration().encode(),
+        audit::audit_answer().encode(),
+        audit::verdict().encode(),
+        audit::standing().encode(),
         cbor::encode(&Signed::sign(receipt(), &node_key()).to_wire()),
         cbor::encode(&Signed::sign(delegation(), &namespace_key()).to_wire()),
     ]);
