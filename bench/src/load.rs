@@ -18,6 +18,9 @@ const PART_LEN: u64 = 16 * 1024 * 1024;
 /// Ranges of the parallel read.
 const PARALLEL_RANGE_LEN: u64 = 8 * 1024 * 1024;
 
+/// Keys of one page.
+const LIST_KEYS: u64 = 1000;
+
 /// What each operation of a closed loop does.
 #[derive(Clone, Debug)]
 pub(crate) enum Job {
@@ -29,6 +32,8 @@ pub(crate) enum Job {
     GetSmall { prefix: String, len: u64, count: u64 },
     /// Lists 1,000 keys.
     List { prefix: String, expected: usize },
+    /// Lists 1,000 of `count` small objects, from a random one on.
+    ListFrom { prefix: String, count: u64 },
 }
 
 /// When a closed loop ends.
@@ -226,8 +231,14 @@ async fn operate(
             Ok(*len)
         }
         Job::List { prefix, expected } => {
-            let found = session.list(prefix).await?;
+            let found = session.list(prefix, "").await?;
             anyhow::ensure!(found == *expected, "a listing has {found} keys instead of {expected}");
+            Ok(0)
+        }
+        Job::ListFrom { prefix, count } => {
+            let after = small_key(prefix, dice.below(count - LIST_KEYS));
+            let found = session.list(prefix, &after).await?;
+            anyhow::ensure!(found as u64 == LIST_KEYS, "a listing behind {after} has {found} keys");
             Ok(0)
         }
     }

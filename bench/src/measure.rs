@@ -88,6 +88,8 @@ pub(crate) struct Goal {
     pub(crate) cpu_s_per_gib_max: Option<f64>,
     /// Less than this, the gateway alone.
     pub(crate) gateway_mib_max: Option<f64>,
+    /// 99 of 100 operations take less.
+    pub(crate) p99_ms_max: Option<f64>,
 }
 
 impl Goal {
@@ -97,6 +99,7 @@ impl Goal {
             self.seconds_max.map(|max| format!("< {max} s")),
             self.cpu_s_per_gib_max.map(|max| format!("< {max} CPU-s/GiB")),
             self.gateway_mib_max.map(|max| format!("< {max} MiB")),
+            self.p99_ms_max.map(|max| format!("p99 < {max} ms")),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -108,6 +111,7 @@ impl Goal {
             && self.seconds_max.is_none_or(|max| line.speed < max)
             && self.cpu_s_per_gib_max.is_none_or(|max| server < max)
             && self.gateway_mib_max.is_none_or(|max| line.gateway_peak_mib < max)
+            && self.p99_ms_max.is_none_or(|max| line.p99_ms.is_some_and(|p99| p99 < max))
     }
 }
 

@@ -219,9 +219,9 @@ impl Session {
         Ok(bytes)
     }
 
-    /// Lists up to 1,000 keys under `prefix`; returns how many came.
-    pub(crate) async fn list(&mut self, prefix: &str) -> Result<usize> {
-        let query = [("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix)];
+    /// Lists up to 1,000 keys under `prefix` and behind `after`; returns how many came.
+    pub(crate) async fn list(&mut self, prefix: &str, after: &str) -> Result<usize> {
+        let query = [("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix), ("start-after", after)];
         let call = Call { query: &query, ..Call::new(Method::GET, None) };
         let (_, text) = self.call(&call).await?;
         Ok(text.matches("<Key>").count())

@@ -21,6 +21,12 @@ const CLIENTS: usize = 16;
 const PARALLEL: usize = 8;
 /// The large object that all reads use.
 const LARGE: &str = "large/object";
+/// Where the empty objects of the long listing are.
+const WIDE: &str = "wide/";
+/// Clients that write them: their commits share a sync.
+const WIDE_CLIENTS: usize = 64;
+/// Listings of the long one.
+const WIDE_LISTINGS: u64 = 300;
 /// Where the small objects are.
 const SMALL: &str = "small/";
 
@@ -31,6 +37,8 @@ pub(crate) struct Size {
     pub(crate) large_len: u64,
     /// How many small objects.
     pub(crate) small_count: u64,
+    /// How many empty objects the long listing is taken from.
+    pub(crate) listed_count: u64,
     /// Rounds of the single-stream lines with a goal.
     pub(crate) rounds: u32,
     /// How long each timed loop runs.
@@ -44,6 +52,7 @@ impl Size {
     pub(crate) const FULL: Self = Self {
         large_len: 1024 * MIB,
         small_count: 5_000,
+        listed_count: 1_000_000,
         rounds: 3,
         loop_for: Duration::from_secs(8),
         settle: SETTLE,
@@ -52,6 +61,7 @@ impl Size {
     pub(crate) const QUICK: Self = Self {
         large_len: 256 * MIB,
         small_count: 1_500,
+        listed_count: 20_000,
         rounds: 1,
         loop_for: Duration::from_secs(3),
         settle: SETTLE,
@@ -83,6 +93,7 @@ impl Scenario {
         self.reads(&mut lines).await?;
         self.random_reads(&mut lines).await?;
         self.small_objects(&mut lines).await?;
+        self.long_listing(&mut lines).await?;
         Ok(lines)
     }
 
@@ -145,10 +156,10 @@ impl Scenario {
 
     async fn random_reads(&self, lines: &mut Vec<Line>) -> Result<()> {
         let ranges = [
-            ("GET 64 KiB ranges, 16 clients", MIB / 16, Some(3000.0)),
-            ("GET 1 MiB ranges, 16 clients", MIB, None),
+            ("GET 64 KiB ranges, 16 clients", MIB / 16, Some(3000.0), None),
+            ("GET 1 MiB ranges, 16 clients", MIB, None, Some(40.0)),
         ];
-        for (name, len, speed_min) in ranges {
+        for (name, len, speed_min, p99_ms_max) in ranges {
             if !self.is_wanted(name) {
                 continue;
             }
@@ -157,7 +168,7 @@ impl Scenario {
             let warm_up = Until::Elapsed(self.size.loop_for / 4);
             load::closed_loop(&self.server, job.clone(), CLIENTS, warm_up).await?;
             let work = load::closed_loop(&self.server, job, CLIENTS, Until::Elapsed(self.size.loop_for));
-            let goal = Goal { speed_min, ..Goal::default() };
+            let goal = Goal { speed_min, p99_ms_max, ..Goal::default() };
             let line = self.measure(name, Unit::OperationsPerSecond, goal, work).await?;
             self.done(lines, line);
         }
@@ -170,16 +181,40 @@ impl Scenario {
             return Ok(());
         }
         let (prefix, count) = (SMALL.to_owned(), self.size.small_count);
+        let put = Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN };
+        let get = Job::GetSmall { prefix: prefix.clone(), len: SMALL_LEN, count };
         let jobs = [
-            (Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN }, CLIENTS, Until::Count(count)),
-            (Job::GetSmall { prefix: prefix.clone(), len: SMALL_LEN, count }, CLIENTS, Until::Count(count)),
-            (Job::List { prefix, expected: 1000 }, 1, Until::Count(30)),
+            (put, CLIENTS, Until::Count(count), Some(1000.0)),
+            (get, CLIENTS, Until::Count(count), Some(4000.0)),
+            (Job::List { prefix, expected: 1000 }, 1, Until::Count(30), None),
         ];
-        for (name, (job, width, until)) in names.into_iter().zip(jobs) {
+        for (name, (job, width, until, speed_min)) in names.into_iter().zip(jobs) {
             let work = load::closed_loop(&self.server, job, width, until);
-            let unit = Unit::OperationsPerSecond;
-            self.done(lines, self.measure(name, unit, Goal::default(), work).await?);
+            let goal = Goal { speed_min, ..Goal::default() };
+            self.done(lines, self.measure(name, Unit::OperationsPerSecond, goal, work).await?);
         }
+        Ok(())
+    }
+
+    /// A page out of a million keys, which are empty objects put over S3 beforehand.
+    async fn long_listing(&self, lines: &mut Vec<Line>) -> Result<()> {
+        let count = self.size.listed_count;
+        let name = format!("LIST 1,000 of {count} keys");
+        if !self.is_wanted(&name) {
+            return Ok(());
+        }
+        let prefix = WIDE.to_owned();
+        let put = Job::PutSmall { prefix: prefix.clone(), len: 0 };
+        let work = load::closed_loop(&self.server, put, WIDE_CLIENTS, Until::Count(count));
+        let line =
+            self.measure("PUT empty objects, 64 clients", Unit::OperationsPerSecond, Goal::default(), work);
+        self.done(lines, line.await?);
+        let job = Job::ListFrom { prefix, count };
+        let work = load::closed_loop(&self.server, job, 1, Until::Count(WIDE_LISTINGS));
+        // One client: so many a second is 10 ms each.
+        let goal = Goal { speed_min: Some(100.0), ..Goal::default() };
+        let line = self.measure(&name, Unit::OperationsPerSecond, goal, work).await?;
+        self.done(lines, line);
         Ok(())
     }
 

@@ -77,12 +77,15 @@ impl Stub {
                 plain(StatusCode::OK, Bytes::new())
             }
             (_, query) if query.contains("list-type=2") => {
-                let keys: String = objects
-                    .keys()
-                    .filter(|key| key.starts_with("small/"))
-                    .take(1000)
-                    .map(|key| format!("<Key>{key}</Key>"))
-                    .collect();
+                let parameter = |name: &str| {
+                    let pair = query.split('&').find_map(|pair| pair.strip_prefix(name));
+                    pair.unwrap_or_default().replace("%2F", "/")
+                };
+                let (prefix, after) = (parameter("prefix="), parameter("start-after="));
+                let mut keys: Vec<&String> =
+                    objects.keys().filter(|key| key.starts_with(&prefix) && **key > after).collect();
+                keys.sort();
+                let keys: String = keys.iter().take(1000).map(|key| format!("<Key>{key}</Key>")).collect();
                 plain(StatusCode::OK, keys.into())
             }
             _ => {
@@ -157,6 +160,7 @@ async fn every_line_runs_and_every_byte_is_checked() {
     let size = Size {
         large_len: 20 * 1024 * 1024 + 5,
         small_count: 1_000,
+        listed_count: 1_500,
         rounds: 2,
         loop_for: Duration::from_millis(40),
         settle: Duration::ZERO,
@@ -170,7 +174,7 @@ async fn every_line_runs_and_every_byte_is_checked() {
         show: |_| {},
     };
     let lines = scenario.run().await.unwrap();
-    assert_eq!(lines.len(), 14);
+    assert_eq!(lines.len(), 16);
     for line in &lines {
         if line.name.contains("TLS") {
             assert_eq!((line.note.as_str(), line.met), ("not offered", None));

@@ -10,6 +10,7 @@ use holdfast_protocol::NodeId;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -28,15 +29,21 @@ const ANSWER_LEN_MAX: usize = 16 * 1024 * 1024;
 /// How often a request that the gateway asks to slow down is tried.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// A pooled HTTP client with TCP_NODELAY.
+/// A pooled HTTP client with TCP_NODELAY; speaks TLS to those whose certificates the system trusts.
 #[derive(Debug, Clone)]
-pub(crate) struct Http(Client<HttpConnector, Full<Bytes>>);
+pub(crate) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Http {
     pub(crate) fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(10)));
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(trusting_the_system())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Self(Client::builder(TokioExecutor::new()).build(connector))
     }
 
@@ -73,6 +80,19 @@ impl Http {
             )
         })
     }
+}
+
+/// TLS under the certificates that the system trusts, or those of `SSL_CERT_FILE`. Where there are none, no peer is
+/// trusted; plain HTTP goes on.
+fn trusting_the_system() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the suites of its own default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 /// Reads an answer whole, within [`ANSWER_LEN_MAX`].

@@ -95,8 +95,8 @@ async fn plan(source: &S3, (bucket, key): (&str, &str), prefix: &str) -> Result<
 /// The other endpoint, with keys from the environment (`SOURCE_AWS_…`) or a profile of the AWS credentials file.
 fn source_access(args: &ImportArgs) -> Result<Access> {
     let url = Url::parse(&args.from).with_context(|| format!("`{}` is not a URL", args.from))?;
-    if url.scheme() != "http" {
-        bail!("`{}`: this command speaks http only; put a proxy in front of an https endpoint", args.from);
+    if !matches!(url.scheme(), "http" | "https") {
+        bail!("`{}`: an endpoint is an http:// or https:// URL", args.from);
     }
     let from_environment = || {
         let key = std::env::var("SOURCE_AWS_ACCESS_KEY_ID").ok()?;

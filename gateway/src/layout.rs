@@ -66,6 +66,24 @@ pub(crate) struct PartLayout {
     pub(crate) iv_nonce: u64,
     /// Its blocks.
     pub(crate) blocks: Run,
+    /// The checksum that it was uploaded with: the algorithm's lower-case name and the value in base64. Parts of
+    /// uploads have it, and single PUTs do not.
+    pub(crate) checksum: Option<(String, String)>,
+}
+
+/// A part as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartView {
+    /// Its bytes in the object.
+    pub range: Range<u64>,
+    /// The checksum that it was uploaded with, if that was kept: lower-case name and base64 value.
+    pub checksum: Option<(String, String)>,
+}
+
+impl PartLayout {
+    pub(crate) fn view(self) -> PartView {
+        PartView { range: self.offset..self.offset + self.len, checksum: self.checksum }
+    }
 }
 
 /// Where a part's blocks are listed.

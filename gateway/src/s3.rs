@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use futures::FutureExt;
-use http::{HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::dto::{Timestamp, TimestampFormat};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, s3_error};
 
@@ -22,9 +23,12 @@ mod access;
 mod asked;
 mod attributes;
 mod bodies;
+mod bucket_acl;
 mod bucket_policy;
+mod bucket_settings;
 mod buckets;
 mod checksum;
+mod condition;
 mod conditions;
 mod copy;
 mod cors;
@@ -42,9 +46,11 @@ mod multipart;
 mod objects;
 mod policy;
 pub(crate) mod post;
+mod public_access;
 mod put;
 mod read;
 pub(crate) mod rechunk;
+mod refusal;
 mod refuse;
 mod rename;
 mod service;
@@ -77,7 +83,9 @@ pub(crate) fn handler(core: Arc<Core>) -> Handler {
             let expects = request.headers().contains_key(header::EXPECT);
             let (asked_for, read_to_end) = (request.body().asked_for(), request.body().read_to_end());
             let session = session::Session::begin(&core, &request);
-            let mut response = session.scope(answer(&core, &service, request)).await?;
+            let resource = request.uri().path().to_owned();
+            let response = session.scope(answer(&core, &service, request)).await?;
+            let mut response = refusal::completed(response, &id, &resource);
             let is_unasked = expects && !asked_for.load(Ordering::Relaxed);
             if is_unasked || !read_to_end.load(Ordering::Relaxed) {
                 // What is left of the body stands between this answer and the next request: the connection ends here,
@@ -133,7 +141,8 @@ async fn call(
     request: Request<TimedBody>,
     target: Option<&host::Target>,
 ) -> Result<Response<Body>, AnswerError> {
-    let request = with_servable_range(request);
+    let request = with_servable_conditions(request);
+    let is_head = request.method() == Method::HEAD;
     let mistake = bodies::Mistake::default();
     let is_object = bodies::is_object(request.method(), request.uri().query(), target);
     let request = match rechunk::Chunks::of(request.headers()) {
@@ -151,7 +160,14 @@ async fn call(
             }
         }
     };
-    let response = service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))?;
+    let mut response = service.call(request).await.map_err(|error| AnswerError(BoxError::from(error)))?;
+    if is_head
+        && response.headers().contains_key(header::CONTENT_RANGE)
+        && response.status() == StatusCode::OK
+    {
+        // The library gives a HEAD no other status.
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     // A document that was not what its digests say changed nothing: it was read before anything was done.
     match mistake.take() {
         Some(mistake) => refused(mistake),
@@ -159,16 +175,22 @@ async fn call(
     }
 }
 
-/// Drops a Range that is not one range of bytes, or that hangs on a condition: HTTP lets a server answer both with the
-/// whole, which is right where 400 or a piece of another version would not be.
-fn with_servable_range<B>(mut request: Request<B>) -> Request<B> {
-    let headers = request.headers_mut();
-    let is_range =
-        |value: &HeaderValue| value.to_str().is_ok_and(|text| s3s::dto::Range::parse(text).is_ok());
-    if headers.contains_key(http::header::IF_RANGE)
-        || headers.get(http::header::RANGE).is_some_and(|value| !is_range(value))
-    {
-        headers.remove(http::header::RANGE);
+/// Drops a Range that is not one range of bytes, and conditions on dates that are none: HTTP lets a server answer the one
+/// with the whole, and demands that it ignores the others. What a signature covers must stay, and is answered by 400.
+fn with_servable_conditions<B>(mut request: Request<B>) -> Request<B> {
+    let is_date = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| Timestamp::parse(TimestampFormat::HttpDate, text).is_ok())
+    };
+    // The library takes a suffix without a length for one of length 0.
+    let is_range = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| text != "bytes=-" && s3s::dto::Range::parse(text).is_ok())
+    };
+    for name in [header::RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE] {
+        let Some(value) = request.headers().get(&name) else { continue };
+        let is_servable = if name == header::RANGE { is_range(value) } else { is_date(value) };
+        if !is_servable && !refuse::is_signed(&request, name.as_str()) {
+            request.headers_mut().remove(name);
+        }
     }
     request
 }

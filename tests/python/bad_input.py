@@ -82,7 +82,7 @@ def unknown_things():
         404,
         "NoSuchUpload",
     )
-    assert error_of(client.get_bucket_replication, Bucket="strict") == (501, "NotImplemented")
+    assert error_of(client.get_bucket_inventory_configuration, Bucket="strict", Id="x") == (501, "NotImplemented")
 
 
 def huge_headers():

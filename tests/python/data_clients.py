@@ -1,11 +1,17 @@
-"""Data tools over S3: s3fs, pyarrow, obstore; bytes compared, and each with its negative twin.
+"""Data tools over S3: s3fs, pyarrow, obstore, MinIO's client, the PyTorch connector's client; bytes compared, and each with its negative twin.
 
     data_clients.py DIRECTORY    (for scratch files)
 """
 
+import io
 import os
 import urllib.parse
+import urllib.request
 
+import minio
+import minio.commonconfig
+import minio.deleteobjects
+import minio.error
 import obstore
 import pyarrow
 import pyarrow.dataset
@@ -14,6 +20,7 @@ import pyarrow.parquet
 import s3fs
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
+from s3torchconnectorclient._mountpoint_s3_client import MountpointS3Client, S3Exception
 
 endpoint = os.environ["HOLDFAST_S3"]
 host = urllib.parse.urlsplit(endpoint).netloc
@@ -126,6 +133,57 @@ def over_obstore():
     fails(Exception, lambda: obstore.get(store("arrow", "wrong"), "obstore/large"))
 
 
-for part in [over_s3fs, over_pyarrow, over_obstore]:
+def over_minio():
+    def client(secret):
+        return minio.Minio(host, KEY, secret, secure=False)
+
+    s3 = client(SECRET)
+    s3.make_bucket("minio")
+    assert s3.bucket_exists("minio") and not s3.bucket_exists("nobody-there")
+    body = body_of("minio", 11 * 1024 * 1024 + 9)
+    s3.put_object("minio", "a/ü +x", io.BytesIO(body), len(body), part_size=5 * 1024 * 1024, metadata={"x-amz-meta-k": "v"})
+    # Without a length every part is filled before it is sent.
+    s3.put_object("minio", "unknown", io.BytesIO(body), -1, part_size=5 * 1024 * 1024)
+    assert s3.get_object("minio", "a/ü +x").read() == body and s3.get_object("minio", "unknown").read() == body
+    assert s3.get_object("minio", "unknown", offset=10, length=100).read() == body[10:110]
+    told = s3.stat_object("minio", "a/ü +x")
+    assert told.size == len(body) and told.metadata["x-amz-meta-k"] == "v"
+    s3.copy_object("minio", "copy", minio.commonconfig.CopySource("minio", "a/ü +x"))
+    sources = [minio.commonconfig.ComposeSource("minio", name) for name in ("copy", "unknown")]
+    s3.compose_object("minio", "composed", sources)
+    assert s3.get_object("minio", "composed").read() == body + body
+    assert urllib.request.urlopen(s3.presigned_get_object("minio", "copy")).read() == body
+    names = [item.object_name for item in s3.list_objects("minio", recursive=True)]
+    assert names == ["a/ü +x", "composed", "copy", "unknown"], names
+    for call, code in [
+        (lambda: s3.get_object("minio", "nothing"), "NoSuchKey"),
+        (lambda: client("wrong").list_buckets(), "SignatureDoesNotMatch"),
+    ]:
+        try:
+            call()
+            raise AssertionError(f"no {code}")
+        except minio.error.S3Error as error:
+            assert error.code == code, error
+    assert not list(s3.remove_objects("minio", [minio.deleteobjects.DeleteObject(name) for name in names]))
+    s3.remove_bucket("minio")
+
+
+def over_the_torch_connector():
+    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = KEY, SECRET
+    s3 = MountpointS3Client("us-east-1", "holdfast-tests", endpoint=endpoint, force_path_style=True)
+    body = body_of("torch", 20 * 1024 * 1024 + 1)
+    writer = s3.put_object("arrow", "torch/checkpoint", None)
+    for at in range(0, len(body), 1 << 20):
+        writer.write(body[at : at + (1 << 20)])
+    writer.close()
+    assert b"".join(s3.get_object("arrow", "torch/checkpoint")) == body
+    assert s3.head_object("arrow", "torch/checkpoint").size == len(body)
+    listed = [item.key for page in s3.list_objects("arrow", "torch/", "", 1000) for item in page.object_info]
+    assert listed == ["torch/checkpoint"], listed
+    fails(S3Exception, lambda: b"".join(s3.get_object("arrow", "torch/nothing")))
+    s3.delete_object("arrow", "torch/checkpoint")
+
+
+for part in [over_s3fs, over_pyarrow, over_obstore, over_minio, over_the_torch_connector]:
     part()
     print("held:", part.__name__)

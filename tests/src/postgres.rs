@@ -14,12 +14,54 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 pub struct Postgres {
     directory: tempfile::TempDir,
     programs: PathBuf,
+    /// The port of a server that is reached over TLS.
+    tls_port: Option<u16>,
 }
 
 impl Postgres {
     /// Makes a cluster and starts a server on it.
     pub fn start() -> Result<Self> {
-        let server = Self { directory: tempfile::tempdir()?, programs: programs()? };
+        let server = Self::make()?;
+        server.up()?;
+        Ok(server)
+    }
+
+    /// The same, on a port of localhost, with TLS under the certificate at [`Postgres::certificate`], which it makes.
+    pub fn start_tls() -> Result<Self> {
+        let mut server = Self::make()?;
+        server.tls_port = Some(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port());
+        let (key, certificate) = (server.directory.path().join("key.pem"), server.certificate());
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
+        let request =
+            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"];
+        let more = [
+            "-addext",
+            names,
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            text(&key)?,
+            "-out",
+        ];
+        let made = Command::new("openssl").args(request).args(more).arg(&certificate).output()?;
+        if !made.status.success() {
+            return Err(Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+        }
+        if is_root() {
+            let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
+            std::os::unix::fs::chown(&key, Some(user?), Some(group?))?;
+        }
+        server.up()?;
+        Ok(server)
+    }
+
+    /// The certificate of a server with TLS.
+    pub fn certificate(&self) -> PathBuf {
+        self.directory.path().join("cert.pem")
+    }
+
+    fn make() -> Result<Self> {
+        let server = Self { directory: tempfile::tempdir()?, programs: programs()?, tls_port: None };
         if is_root() {
             // The server refuses to run as root; Debian's package made a user for it.
             let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
@@ -29,15 +71,19 @@ impl Postgres {
         let options =
             ["--no-sync", "--auth=trust", "--username=holdfast", "--no-locale", "--encoding=UTF8", "-D"];
         server.run("initdb", &[&options[..], &[text(&data)?]].concat())?;
-        server.up()?;
         Ok(server)
     }
 
     /// Starts the server, after [`Postgres::crash`]; returns when it takes connections.
     pub fn up(&self) -> Result<()> {
         let socket = self.directory.path().display();
-        let options =
-            format!("-c listen_addresses='' -c unix_socket_directories='{socket}' -c shared_buffers=32MB");
+        let listen = match self.tls_port {
+            None => "-c listen_addresses=''".to_owned(),
+            Some(port) => format!(
+                "-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on -c ssl_cert_file={socket}/cert.pem -c ssl_key_file={socket}/key.pem"
+            ),
+        };
+        let options = format!("{listen} -c unix_socket_directories='{socket}' -c shared_buffers=32MB");
         let log = self.directory.path().join("log");
         let data = self.data();
         self.run("pg_ctl", &["start", "-w", "-D", text(&data)?, "-l", text(&log)?, "-o", &options])
@@ -51,6 +97,9 @@ impl Postgres {
 
     /// How clients reach it.
     pub fn url(&self) -> String {
+        if let Some(port) = self.tls_port {
+            return format!("postgres://holdfast@localhost:{port}/postgres?sslmode=require");
+        }
         let socket = self.directory.path().display().to_string().replace('/', "%2F");
         format!("postgres://holdfast@{socket}/postgres")
     }

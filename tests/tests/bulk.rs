@@ -60,7 +60,7 @@ fn put_goes_on_where_it_was_killed_and_leaves_nothing_behind() -> Result<()> {
 #[test]
 fn import_copies_another_endpoint_and_skips_what_is_there() -> Result<()> {
     let root = tempfile::tempdir()?;
-    let network = Network::up(&root.path().join("data"), &[])?;
+    let network = Network::up(&root.path().join("data"), &["--s3-tls-listen", "127.0.0.1:0"])?;
     let (source, state) = (root.path().join("source"), root.path().join("state"));
     write_file(&source, "x/one.bin", &bytes_of("one", 40_000_000))?;
     write_file(&source, "x/y/two", &bytes_of("two", 12_345))?;
@@ -73,6 +73,7 @@ fn import_copies_another_endpoint_and_skips_what_is_there() -> Result<()> {
     let copy = root.path().join("copy");
     network.holdfast(&["get", "imported/copy/", copy.to_str().context("UTF-8")?])?;
     ensure!(tree(&source)? == tree(&copy)?, "what was imported is not what is there");
+    over_tls(&network, &state)?;
     let wrong = network
         .client_command(&state, &["import", "s3://origin/v1/", "imported/other/", "--from", &from])?
         .env("SOURCE_AWS_ACCESS_KEY_ID", "HOLDNOBODY")
@@ -80,6 +81,29 @@ fn import_copies_another_endpoint_and_skips_what_is_there() -> Result<()> {
         .output()?;
     ensure!(!wrong.status.success());
     ensure!(String::from_utf8_lossy(&wrong.stderr).contains("InvalidAccessKeyId"), "{wrong:?}");
+    Ok(())
+}
+
+/// The same from an endpoint with TLS, for whoever trusts its certificate.
+fn over_tls(network: &Network, state: &Path) -> Result<()> {
+    let said = |name: &str| network.info[name].as_str().context("TLS is offered");
+    let args = [
+        "import",
+        "s3://origin/v1/x/",
+        "imported/tls/",
+        "--from",
+        said("s3_tls")?,
+        "--from-profile",
+        "holdfast",
+    ];
+    let import = |ca: &str| -> Result<_> {
+        let mut command = network.client_command(state, &args)?;
+        Ok(command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", ca).output()?)
+    };
+    let doubted = import("/dev/null")?;
+    ensure!(!doubted.status.success(), "a certificate that nobody trusts was taken");
+    let done = lines(&succeeded(import(said("s3_tls_ca")?)?, "import over TLS")?)?;
+    ensure!(done.len() == 2, "{done:?}");
     Ok(())
 }
 

@@ -89,7 +89,7 @@ fn data_tools_read_and_write_what_they_should() -> Result<()> {
     let root = tempfile::tempdir()?;
     let network = Network::up(&root.path().join("data"), &[])?;
     let said = network.data_python("data_clients.py", &[])?;
-    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 3, "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("held:")).count(), 5, "{said}");
     Ok(())
 }
 

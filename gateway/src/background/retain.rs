@@ -21,6 +21,10 @@ pub(super) async fn run(core: Arc<Core>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(core.config.timing.queue_interval) => {}
         }
+        // What a gateway that died had promised and not queued.
+        if let Err(error) = core.meta.retain_left(ITEMS_PER_PAGE).await {
+            tracing::warn!(%error, "locks cannot be put into the retention queue; trying again");
+        }
         let up: Vec<NodeId> = core
             .pool
             .nodes()

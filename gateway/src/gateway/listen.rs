@@ -47,6 +47,15 @@ pub(crate) struct AnswerError(#[from] pub(crate) BoxError);
 /// The body of an answer.
 pub(crate) type AnswerBody = UnsyncBoxBody<Bytes, AnswerError>;
 
+/// The other end of a connection, in the extensions of each of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Where it is; what stands in front of the gateway, if something does.
+    pub(crate) address: SocketAddr,
+    /// Whether the connection is enciphered.
+    pub(crate) is_tls: bool,
+}
+
 /// Answers one request.
 pub(crate) type Handler = Arc<
     dyn Fn(Request<TimedBody>) -> BoxFuture<'static, Result<Response<AnswerBody>, AnswerError>> + Send + Sync,
@@ -107,9 +116,14 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break,
             stream = accept(&listener.tcp, &slots) => stream,
         };
-        let Some((stream, slot)) = stream else { continue };
-        let connection =
-            serve_accepted(stream, listener.tls.clone(), Arc::clone(&handler), limits, stop.clone());
+        let Some((stream, address, slot)) = stream else { continue };
+        let peer = Peer { address, is_tls: listener.tls.is_some() };
+        let handler = Arc::clone(&handler);
+        let handler: Handler = Arc::new(move |mut request: Request<TimedBody>| {
+            request.extensions_mut().insert(peer);
+            handler(request)
+        });
+        let connection = serve_accepted(stream, listener.tls.clone(), handler, limits, stop.clone());
         let cut = cut.clone();
         tasks.spawn(async move {
             let _slot = slot;
@@ -134,15 +148,15 @@ pub(crate) async fn serve(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, address)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "the connection was gone before it was served");
                 return None;
             }
-            Some((stream, slot))
+            Some((stream, address, slot))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");

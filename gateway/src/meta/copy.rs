@@ -2,10 +2,14 @@
 //!
 //! The copy's parts keep their key and counter, wrapped again for the new object: one (key, counter) pair still serves
 //! one plaintext. Short runs are listed again and take a reference on each block. Long runs are shared: a row counts how
-//! many more objects than one list them, and their blocks are referenced once. So a copy costs a row a part, whatever
-//! its size.
+//! many more objects than one list them, and their blocks are referenced once. So a copy within a bucket costs a row a
+//! part, whatever its size.
 //!
-//! Only within one bucket: the blocks of another are read under another scope, and its pages sealed under another key.
+//! Between buckets that are enciphered alike long runs are listed again, too, since pages are sealed under their bucket's
+//! key: a row for 1,024 blocks and a reference on each. The claims at the nodes stay in the scope of the bucket that wrote
+//! the blocks, so whoever reads straight from nodes under the copy's bucket is refused there and asks the gateway.
+
+use holdfast_protocol::record::Encryption;
 
 use super::codec::{Reader, Writer};
 use super::error::{Attempt, MetaError, PutError};
@@ -31,9 +35,14 @@ pub struct NewCopy {
     pub condition: PutCondition,
 }
 
-/// Whether objects of `target` may list blocks of `source`.
+/// Whether objects of `target` may list blocks of `source`. Another policy promises another durability, and what a dedup
+/// bucket's blocks are enciphered with is that bucket's own.
 pub fn is_shareable(source: &Bucket, target: &Bucket) -> bool {
-    source.id == target.id
+    let is_alike = source.public == target.public
+        && source.encryption == target.encryption
+        && source.encryption != Encryption::Dedup
+        && source.policy == target.policy;
+    source.id == target.id || is_alike
 }
 
 impl Meta {
@@ -100,7 +109,13 @@ impl Meta {
         self.replace_object(bucket, &copy.key, &mut new, &replacing, (&mut changes, &mut transaction))
             .await?;
         self.apply_shares(&changes, &mut transaction).await?;
-        self.change_refs(&changes, &Brought::new(), &mut transaction).await?;
+        self.change_refs(&changes, &Brought::new(), &mut transaction).await.map_err(
+            |attempt| match attempt {
+                // A block whose last reference went while we took one.
+                Attempt::Failed(PutError::Unplaced { .. }) => Attempt::Failed(PutError::SourceGone),
+                attempt => attempt,
+            },
+        )?;
         self.store.transact(transaction).await?;
         Ok(object_of(bucket.id, copy.key.clone(), new))
     }
@@ -159,18 +174,47 @@ impl Meta {
         match &old.layout {
             Layout::Empty => Ok(Layout::Empty),
             Layout::Single(part) => {
-                take_run(&part.blocks, changes);
-                Ok(Layout::Single(again(part.clone())?))
+                let mut part = again(part.clone())?;
+                part.blocks = self
+                    .take_run((source_bucket, bucket), part.blocks, (&mut *changes, &mut *transaction))
+                    .await?;
+                Ok(Layout::Single(part))
             }
             Layout::Parts => {
                 for row in self.object_part_rows(old.version).await? {
-                    let part = again(self.open_object_part(source_bucket.id, &row)?)?;
-                    take_run(&part.blocks, changes);
+                    let mut part = again(self.open_object_part(source_bucket.id, &row)?)?;
+                    part.blocks = self
+                        .take_run((source_bucket, bucket), part.blocks, (&mut *changes, &mut *transaction))
+                        .await?;
                     let key = schema::part(version, part.offset + part.len);
                     let value = self.seal(&Sealer::from(bucket), &key, encode_object_part(&part))?;
                     transaction.put(key, value);
                 }
                 Ok(Layout::Parts)
+            }
+        }
+    }
+
+    /// The run as the copy lists it, with its references.
+    async fn take_run(
+        &self,
+        (source, target): (&Bucket, &Bucket),
+        run: Run,
+        (changes, transaction): (&mut RefChanges, &mut Transaction),
+    ) -> Result<Run, MetaError> {
+        match run {
+            Run::Inline(entries) => {
+                changes.take(&entries);
+                Ok(Run::Inline(entries))
+            }
+            Run::Pages { run, count } if source.id == target.id => {
+                *changes.shared.entry(run).or_default() += 1;
+                Ok(Run::Pages { run, count })
+            }
+            pages => {
+                let entries = self.run_entries(source.id, &pages).await?;
+                changes.take(&entries);
+                self.put_run(&Sealer::from(target), entries, transaction)
             }
         }
     }
@@ -226,13 +270,6 @@ impl Meta {
     pub(super) async fn shares_of(&self, run: VersionId) -> Result<u64, MetaError> {
         let found = self.store.get(&schema::share(run)).await?;
         Ok(found.as_ref().map(|value| share_count(value)).transpose()?.unwrap_or(0))
-    }
-}
-
-fn take_run(run: &Run, changes: &mut RefChanges) {
-    match run {
-        Run::Inline(entries) => changes.take(entries),
-        Run::Pages { run, .. } => *changes.shared.entry(*run).or_default() += 1,
     }
 }
 

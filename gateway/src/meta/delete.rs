@@ -276,6 +276,7 @@ impl Meta {
         let Past::Object(mut object) = standing.past else {
             return Err(Attempt::Failed(DeleteError::IsMarker));
         };
+        let lock_before = object.attributes.lock;
         change(&mut object.attributes, self.now_ms())?;
         check_attributes(&object.attributes)?;
         let body = if standing.row.key.starts_with(&schema::sub_table(schema::HISTORY)) {
@@ -287,6 +288,9 @@ impl Meta {
         let mut transaction = Transaction::default();
         transaction.expect(standing.row.key.clone(), Some(standing.row.value));
         transaction.put(standing.row.key, value);
+        if object.attributes.lock != lock_before {
+            self.queue_lock(bucket.id, &object, &mut transaction);
+        }
         self.store.transact(transaction).await?;
         Ok(object_of(bucket.id, key.to_owned(), object))
     }

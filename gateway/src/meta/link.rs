@@ -106,7 +106,7 @@ impl Meta {
     pub async fn link_object(&self, from: &Object, to: &Bucket, key: &str) -> Result<Link, LinkError> {
         // A lock is the object's own: the snapshot may be removed.
         let attributes = Attributes { lock: Lock::default(), ..from.attributes.clone() };
-        let mut parts = Vec::new();
+        let (mut parts, mut sums) = (Vec::new(), Vec::new());
         let mut root = RootBuilder::new();
         for part in self.parts_of(from).await? {
             let blocks = self.run_entries(from.bucket, &part.blocks).await.map_err(|error| match error {
@@ -117,6 +117,7 @@ impl Meta {
             blocks.iter().for_each(|entry| root.push(entry.digest, entry.len));
             let secret = self.part_secret(from, &part)?;
             parts.push(Stored { size: part.len, blocks, secret, stripes: Vec::new() });
+            sums.push(part.checksum);
         }
         let link = root.finish_link();
         if link.cid != from.root_cid {
@@ -125,7 +126,7 @@ impl Meta {
             return Err(if is_gone { LinkError::Gone } else { MetaError::Corrupt { what: "object" }.into() });
         }
         if parts.len() > 1 {
-            self.link_parts(from, to, (key, attributes), parts).await?;
+            self.link_parts(from, to, (key, attributes), parts.into_iter().zip(sums).collect()).await?;
         } else {
             let new = NewObject {
                 key: key.to_owned(),
@@ -144,13 +145,14 @@ impl Meta {
         from: &Object,
         to: &Bucket,
         (key, attributes): (&str, Attributes),
-        parts: Vec<Stored>,
+        parts: Vec<(Stored, Option<(String, String)>)>,
     ) -> Result<(), LinkError> {
         let upload = self.create_upload(to, key, attributes).await?.id;
         let mut tags = Vec::with_capacity(parts.len());
-        for (number, stored) in (1u16..).zip(parts) {
+        for (number, (stored, sum)) in (1u16..).zip(parts) {
             let etag = number.to_string();
-            let attributes = Attributes { etag: etag.clone(), ..Attributes::default() };
+            let checksums = sum.into_iter().collect();
+            let attributes = Attributes { etag: etag.clone(), checksums, ..Attributes::default() };
             let new = NewPart { key: key.to_owned(), upload, number, attributes, stored };
             match self.put_part(to, new).await {
                 Ok(_) => tags.push((number, etag)),

@@ -71,6 +71,7 @@ impl Meta {
                         key: text(&row.key[schema::OBJECT_PREFIX_LEN..])?.to_owned(),
                         size: object.size,
                         etag: object.attributes.etag,
+                        checksums: object.attributes.checksums,
                         modified_ms: object.modified_ms,
                         root_cid: object.root_cid,
                     });

@@ -9,7 +9,7 @@ use super::row::{decode_object_part, decode_page, encode_page};
 use super::store::{Row, Transaction, prefix_end};
 use super::{Meta, Sealer, next_key, random, schema};
 use crate::crypt::{PartCipher, PartSecret, WrapContext};
-use crate::layout::{Entry, Layout, Page, PartLayout, Piece, Run, pieces};
+use crate::layout::{Entry, Layout, Page, PartLayout, PartView, Piece, Run, pieces};
 
 /// A reader is given at least this many pieces at once, unless the range ends: enough that an object of many
 /// small parts does not stall between them.
@@ -43,19 +43,14 @@ impl Meta {
         }
     }
 
-    /// Where each part of an object begins and ends, in order; parts without bytes are left out.
-    pub async fn part_ranges(&self, object: &Object) -> Result<Vec<Range<u64>>, MetaError> {
+    /// The parts of an object, in order; parts without bytes are left out.
+    pub async fn part_views(&self, object: &Object) -> Result<Vec<PartView>, MetaError> {
         match &object.layout {
             Layout::Empty => Ok(Vec::new()),
-            Layout::Single(part) => Ok(std::iter::once(part.offset..part.offset + part.len).collect()),
+            Layout::Single(part) => Ok(vec![part.clone().view()]),
             Layout::Parts => {
                 let rows = self.object_part_rows(object.version).await?;
-                rows.iter()
-                    .map(|row| {
-                        let part = self.open_object_part(object.bucket, row)?;
-                        Ok(part.offset..part.offset + part.len)
-                    })
-                    .collect()
+                rows.iter().map(|row| Ok(self.open_object_part(object.bucket, row)?.view())).collect()
             }
         }
     }

@@ -193,6 +193,8 @@ pub struct ObjectSummary {
     pub size: u64,
     /// The entity tag, without quotes.
     pub etag: String,
+    /// Its checksums, as [`Attributes`] has them.
+    pub checksums: Vec<(String, String)>,
     /// When it was committed.
     pub modified_ms: UnixMs,
     /// The root CID.

@@ -64,6 +64,7 @@ impl Meta {
                 key: self.wrap(&sealer, stored, &context)?,
                 iv_nonce: stored.secret.as_ref().map_or(0, |secret| secret.nonce()),
                 blocks: self.put_run(&sealer, stored.blocks.clone(), &mut transaction)?,
+                checksum: None,
             })
         };
         let mut row = ObjectRow {
@@ -126,6 +127,7 @@ impl Meta {
         let value = self.seal(&sealer, &row_key, row.encode())?;
         transaction.put(row_key, value);
         transaction.add(schema::usage(bucket.id), usage.to_vec());
+        self.queue_lock(bucket.id, row, transaction);
         Ok(())
     }
 

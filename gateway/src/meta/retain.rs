@@ -1,7 +1,9 @@
 //! Retention that reaches the nodes: until when each holder of a locked object's blocks must refuse to delete them.
 //!
-//! A lock on an object is a row of its own; this makes of it one row a holder and stripe, delivered like commits. The
-//! time of a stripe only grows: its blocks may belong to several locked objects.
+//! The transaction that locks an object for COMPLIANCE also leaves a row that says so, whatever the object's size. What is
+//! here makes of that one row a holder and stripe, delivered like commits, and then forgets it; so a crash in between
+//! delays the nodes' being told and never prevents it. The time of a stripe only grows: its blocks may belong to several
+//! locked objects.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +13,17 @@ use holdfast_protocol::{Digest, NodeId};
 
 use super::codec::{Reader, Writer};
 use super::error::{Attempt, MetaError};
-use super::model::{Bucket, Object};
+use super::features::RetentionMode;
+use super::model::{BucketId, VersionId};
 use super::queue::stripe_of;
-use super::row::{BlockRow, StripeRow};
-use super::store::{TransactError, Transaction, prefix_end};
+use super::row::{BlockRow, ObjectRow, StripeRow, part, put_part};
+use super::store::{Row, TransactError, Transaction, prefix_end};
 use super::{Meta, schema};
-use crate::layout::{Entry, Layout};
+use crate::layout::{Entry, Layout, PartLayout};
 
 /// Blocks looked up at once.
 const BLOCKS_AT_ONCE: usize = 256;
+const FORM: u8 = 1;
 
 /// Until when a node must keep which blocks of a stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,24 +40,110 @@ pub struct RetentionItem {
     value: bytes::Bytes,
 }
 
+/// A version that was locked, and that the nodes are not told of yet.
+struct Locked {
+    until_ms: UnixMs,
+    bucket: BucketId,
+    version: VersionId,
+    /// Its one part; `None` when its parts have rows.
+    part: Option<PartLayout>,
+}
+
+impl Locked {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u8(FORM).int(self.until_ms).fixed(&self.bucket.0).u8(u8::from(self.part.is_some()));
+        if let Some(part) = &self.part {
+            put_part(&mut out, part);
+        }
+        out.0
+    }
+
+    fn decode(row: &Row) -> Result<Self, MetaError> {
+        let mut value = Reader::new("lock", &row.value);
+        let version = row.key.get(schema::LOCKED.len()..).and_then(|bytes| bytes.try_into().ok());
+        let version = VersionId(version.ok_or_else(|| value.corrupt())?);
+        if value.u8()? != FORM {
+            return Err(value.corrupt());
+        }
+        let (until_ms, bucket) = (value.int()?, BucketId(value.array()?));
+        let part = if value.u8()? == 0 { None } else { Some(part(&mut value)?) };
+        value.end()?;
+        Ok(Self { until_ms, bucket, version, part })
+    }
+}
+
 impl Meta {
-    /// Queues the retention of all blocks of `object` until `until_ms`.
-    pub async fn retain(&self, bucket: &Bucket, object: &Object, until_ms: UnixMs) -> Result<(), MetaError> {
-        let parts = match &object.layout {
-            Layout::Empty => Vec::new(),
-            Layout::Single(part) => vec![part.clone()],
-            Layout::Parts => {
-                let rows = self.object_part_rows(object.version).await?;
-                rows.iter().map(|row| self.open_object_part(bucket.id, row)).collect::<Result<Vec<_>, _>>()?
+    /// Leaves word, in the transaction that locks `row`, that the nodes are to be told.
+    pub(super) fn queue_lock(&self, bucket: BucketId, row: &ObjectRow, transaction: &mut Transaction) {
+        let retention = row.attributes.lock.retention;
+        let Some(retention) = retention.filter(|retention| retention.mode == RetentionMode::Compliance)
+        else {
+            return;
+        };
+        let part = match &row.layout {
+            Layout::Empty => return,
+            // Where its blocks are is all that is needed; its key stays where it is sealed.
+            Layout::Single(part) => Some(PartLayout { key: None, iv_nonce: 0, ..part.clone() }),
+            Layout::Parts => None,
+        };
+        let locked = Locked { until_ms: retention.until_ms, bucket, version: row.version, part };
+        transaction.put(schema::locked(row.version), locked.encode());
+    }
+
+    /// Puts the blocks of a version that was just locked into the retention queue.
+    pub async fn retain(&self, version: VersionId) -> Result<(), MetaError> {
+        let key = schema::locked(version);
+        match self.store.get(&key).await? {
+            Some(value) => self.retain_locked(Row { key, value }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same for up to `limit` versions whose gateway did not come to it; says how many there were.
+    pub async fn retain_left(&self, limit: usize) -> Result<usize, MetaError> {
+        let table = schema::sub_table(schema::LOCKED);
+        let rows = self.store.page(&table, &prefix_end(&table), limit).await?;
+        let found = rows.len();
+        let mut outcome = Ok(found);
+        for row in rows {
+            // One that fails must not hold up the others.
+            if let Err(error) = self.retain_locked(row).await {
+                outcome = Err(error);
+            }
+        }
+        outcome
+    }
+
+    async fn retain_locked(&self, row: Row) -> Result<(), MetaError> {
+        let locked = Locked::decode(&row)?;
+        let parts = match locked.part {
+            Some(part) => vec![part],
+            None => {
+                let rows = self.object_part_rows(locked.version).await?;
+                let parts = rows.iter().map(|row| self.open_object_part(locked.bucket, row));
+                parts.collect::<Result<Vec<_>, _>>()?
             }
         };
         for part in parts {
-            let entries = self.run_entries(bucket.id, &part.blocks).await?;
+            let entries = match self.run_entries(locked.bucket, &part.blocks).await {
+                Ok(entries) => entries,
+                // The lock's time has passed and the version is gone: nobody is to keep it.
+                Err(MetaError::Corrupt { .. }) if locked.until_ms <= self.now_ms() => continue,
+                Err(error) => return Err(error),
+            };
             for some in entries.chunks(BLOCKS_AT_ONCE) {
-                self.retain_blocks(some, until_ms).await?;
+                self.retain_blocks(some, locked.until_ms).await?;
             }
         }
-        Ok(())
+        // A lock that was prolonged meanwhile stays queued.
+        let mut transaction = Transaction::default();
+        transaction.expect(row.key.clone(), Some(row.value));
+        transaction.delete(row.key);
+        match self.store.transact(transaction).await {
+            Ok(()) | Err(TransactError::Conflict) => Ok(()),
+            Err(TransactError::Store(error)) => Err(error.into()),
+        }
     }
 
     async fn retain_blocks(&self, entries: &[Entry], until_ms: UnixMs) -> Result<(), MetaError> {

@@ -21,8 +21,8 @@ mod object;
 mod stripe;
 
 pub(super) use object::{
-    ObjectRow, PartRow, decode_object_part, decode_page, decode_upload, encode_object_part, encode_page,
-    encode_upload,
+    ObjectRow, PART_CHECKSUMS, PartRow, decode_object_part, decode_page, decode_upload, encode_object_part,
+    encode_page, encode_upload, part, put_part,
 };
 pub(super) use stripe::{BlockRow, Origin, StripeRow, from_record};
 

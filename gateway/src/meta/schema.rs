@@ -38,6 +38,7 @@
 //! | `Sr` run | how many more objects than one share a run |
 //! | `Sq` node stripe | retention queue: until when a node must keep which blocks |
 //! | `Su` stripe | until when the stripe's blocks are retained |
+//! | `Si` version | a locked version whose blocks are still to be put into the retention queue |
 //!
 //! bucket is 8 bytes, version, upload and run 16, stripe 16, digest 32, node id 32; end is a big-endian `u64`,
 //! node and number a big-endian `u32`, the number of a part a big-endian `u16`. Pages and parts are keyed by
@@ -254,6 +255,7 @@ pub(super) const COMPLETED: [u8; 2] = *b"Sc";
 pub(super) const SHARES: [u8; 2] = *b"Sr";
 pub(super) const RETENTIONS: [u8; 2] = *b"Sq";
 pub(super) const RETAINED: [u8; 2] = *b"Su";
+pub(super) const LOCKED: [u8; 2] = *b"Si";
 
 /// Bytes in front of an object key in a version's row key, and behind it: a separator, the age and the version.
 pub(super) const HISTORY_PREFIX_LEN: usize = 10;
@@ -308,6 +310,10 @@ pub(super) fn retention(node: u32, stripe: StripeId) -> Vec<u8> {
 
 pub(super) fn retentions_of(node: u32) -> Vec<u8> {
     join_sub(RETENTIONS, &[&node.to_be_bytes()])
+}
+
+pub(super) fn locked(version: VersionId) -> Vec<u8> {
+    join_sub(LOCKED, &[&version.0])
 }
 
 pub(super) fn retained(stripe: StripeId) -> Vec<u8> {

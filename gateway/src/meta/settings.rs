@@ -22,10 +22,12 @@ pub enum BucketSetting {
     Lifecycle,
     /// Tags.
     Tags,
+    /// What policies may open to anybody.
+    PublicAccess,
 }
 
 impl BucketSetting {
-    const ALL: [Self; 4] = [Self::Cors, Self::Policy, Self::Lifecycle, Self::Tags];
+    const ALL: [Self; 5] = [Self::Cors, Self::Policy, Self::Lifecycle, Self::Tags, Self::PublicAccess];
 
     const fn number(self) -> u8 {
         match self {
@@ -33,6 +35,7 @@ impl BucketSetting {
             Self::Policy => 1,
             Self::Lifecycle => 2,
             Self::Tags => 3,
+            Self::PublicAccess => 4,
         }
     }
 

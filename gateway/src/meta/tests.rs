@@ -14,6 +14,7 @@ mod commit;
 mod leases;
 mod links;
 mod listing;
+mod locks;
 mod model;
 mod packing;
 mod sealed;

@@ -9,7 +9,7 @@ use super::error::{Attempt, MetaError, PutError, UploadError};
 use super::model::{Attributes, Bucket, Completion, NewPart, Object, Part, Upload, VersionId};
 use super::object::{Replacing, check_attributes, check_key, object_of};
 use super::refs::{Brought, RefChanges};
-use super::row::{ObjectRow, PartRow, encode_object_part, encode_upload};
+use super::row::{ObjectRow, PART_CHECKSUMS, PartRow, encode_object_part, encode_upload};
 use super::store::{PAGE_ROWS_MAX, Row, Transaction, prefix_end};
 use super::{Meta, Sealer, next_key, random, schema};
 use crate::crypt::WrapContext;
@@ -113,6 +113,7 @@ impl Meta {
                 )?,
                 iv_nonce: stored.secret.as_ref().map_or(0, |secret| secret.nonce()),
                 blocks: self.put_run(&sealer, stored.blocks.clone(), &mut transaction)?,
+                checksum: None,
             })
         };
         let row = PartRow { modified_ms: self.now_ms(), attributes: new.attributes.clone(), layout };
@@ -310,7 +311,8 @@ impl Meta {
         parts.retain(|part| part.len > 0);
         match parts.len() {
             0 => Ok(Layout::Empty),
-            1 => Ok(Layout::Single(parts.remove(0))),
+            // The head of an object has no room for a part's checksum.
+            1 if parts[0].checksum.is_none() => Ok(Layout::Single(parts.remove(0))),
             _ => {
                 for part in &parts {
                     let key = schema::part(version, part.offset + part.len);
@@ -346,11 +348,18 @@ impl Meta {
     }
 }
 
+/// The algorithm of the object's checksum, whose values are kept of its parts.
+fn kept_algorithm(completion: &Completion) -> Option<&str> {
+    let known = |name: &&str| PART_CHECKSUMS.contains(name);
+    completion.checksums.iter().map(|(name, _)| name.as_str()).find(known)
+}
+
 /// Takes the parts that a client lists out of those that it uploaded, each at its offset.
 fn choose_parts(
     parts: &mut PartRows,
     completion: &Completion,
 ) -> Result<Vec<(u16, PartLayout)>, UploadError> {
+    let kept = kept_algorithm(completion);
     let mut chosen = Vec::with_capacity(completion.parts.len());
     let mut offset = 0u64;
     for (at, (number, etag)) in completion.parts.iter().enumerate() {
@@ -361,7 +370,9 @@ fn choose_parts(
             return Err(UploadError::EntityTooSmall { number: *number, size });
         }
         if let Some(layout) = part.layout {
-            chosen.push((*number, PartLayout { offset, ..layout }));
+            let mut sums = part.attributes.checksums.into_iter();
+            let checksum = kept.and_then(|kept| sums.find(|(name, _)| name == kept));
+            chosen.push((*number, PartLayout { offset, checksum, ..layout }));
             offset += size;
         }
     }

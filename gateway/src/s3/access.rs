@@ -154,6 +154,14 @@ fn need(operation: &str) -> Need {
     }
 }
 
+/// Whether a request asks to pass a governance lock.
+fn asks_to_bypass(operation: &str, headers: &http::HeaderMap) -> bool {
+    matches!(operation, "DeleteObject" | "DeleteObjects" | "PutObjectRetention")
+        && headers
+            .get("x-amz-bypass-governance-retention")
+            .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"false"))
+}
+
 /// Operations whose body counts against a quota. Copies bring nothing and count what they copy.
 fn brings_bytes(operation: &str) -> bool {
     matches!(operation, "PutObject" | "PostObject" | "UploadPart")
@@ -342,6 +350,13 @@ impl S3Access for Gatekeeper {
             Need::Object(operation) => caller.require(operation, bucket, object)?,
             Need::Bucket(operation) => caller.require(operation, bucket, None)?,
             Need::Known | Need::Within(_) => return Err(denied()),
+        }
+        if asks_to_bypass(operation, context.headers()) {
+            // Taking a lock back is for whoever manages the bucket, not for everybody who may delete in it.
+            caller.require(Operation::Manage, bucket, object)?;
+            let may =
+                bucket_policy::may_bypass(&self.core, bucket, caller.key.id(), object.unwrap_or_default());
+            may.await?;
         }
         if brings_bytes(operation) {
             self.check_quota(&caller, session.map_or(0, Session::bytes_in)).await?;

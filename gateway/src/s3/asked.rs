@@ -3,11 +3,9 @@
 use http::{HeaderMap, StatusCode};
 use s3s::{S3Result, s3_error};
 
-use super::error;
+use super::{bucket_acl, error};
 use crate::meta::Bucket;
 
-/// Canned access lists that change nothing: there is one owner, who may do everything.
-const HARMLESS_ACLS: [&str; 3] = ["private", "bucket-owner-full-control", "bucket-owner-read"];
 /// Headers of things that do not exist here.
 const REFUSED: [(&str, &str); 6] = [
     ("x-amz-server-side-encryption-customer-algorithm", "Encryption with customer-provided keys"),
@@ -27,16 +25,13 @@ pub(super) fn check(bucket: &Bucket, headers: &HeaderMap) -> S3Result<()> {
             return Err(s3_error!(NotImplemented, "{what} is not implemented"));
         }
     }
-    if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(s3_error!(NotImplemented, "Grants ({name}) are not implemented; use a bucket policy"));
+    if headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-")) {
+        return Err(bucket_acl::unsupported());
     }
     if let Some(acl) = text("x-amz-acl").or_else(|| text("acl")) {
         let is_so_already = acl == "public-read" && bucket.public;
-        if !HARMLESS_ACLS.contains(&acl.as_str()) && !is_so_already {
-            return Err(s3_error!(
-                NotImplemented,
-                "The canned ACL {acl} is not implemented for objects; use a public bucket or a bucket policy"
-            ));
+        if !bucket_acl::HARMLESS.contains(&acl.as_str()) && !is_so_already {
+            return Err(bucket_acl::unsupported());
         }
     }
     if let Some(class) = text("x-amz-storage-class").filter(|class| class != "STANDARD") {

@@ -125,6 +125,13 @@ impl Checksums {
     }
 }
 
+impl Checksums {
+    /// The checksum of one part, with the type of its object's.
+    pub(crate) fn of_part(part: (String, String), of_object: &[(String, String)]) -> Self {
+        Self { kind: Self::of(of_object).kind, ..Self::of(&[part]) }
+    }
+}
+
 /// What a multipart upload keeps of the checksum that its object shall have.
 pub(crate) fn wanted_checksum(algorithm: Algorithm, combination: Combination) -> (String, String) {
     (format!("{WANTED_PREFIX}{}", algorithm.name()), combination.name().to_owned())

@@ -1,4 +1,4 @@
-//! Bucket policies and what is said of access lists: what a policy adds to and takes from the rules of keys.
+//! Bucket policies: what a policy adds to and takes from the rules of keys.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use s3s::path::S3Path;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::buckets::existing;
+use super::condition::{self, Facts};
 use super::policy::{Asked, Policy, PolicyError, Verdict, action_of};
-use super::{document, error};
+use super::session::Session;
+use super::{document, error, public_access, versions};
 use crate::gateway::Core;
-use crate::meta::{Bucket, BucketSetting};
+use crate::meta::{Bucket, BucketSetting, Found};
 
 /// Headers that name whom the client believes to own a bucket.
 const EXPECTED_OWNERS: [&str; 2] = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"];
@@ -47,12 +49,51 @@ pub(super) async fn verdict(
     }
     let has_version = context.uri().query().is_some_and(|query| query.contains("versionId="));
     let action = action_of(operation, has_version);
-    let asked = Asked { access_key, action: &action, bucket: name, key };
-    let verdict = match policy_of(core, &bucket).await? {
-        Some(policy) => policy.decide(&asked),
-        None => Verdict::Silent,
-    };
+    let verdict = verdict_on(core, &bucket, access_key, &action, key).await?;
     Ok(Some((verdict, bucket.public && !has_version)))
+}
+
+/// What the bucket's policy says of an action.
+async fn verdict_on(
+    core: &Core,
+    bucket: &Bucket,
+    access_key: Option<&str>,
+    action: &str,
+    key: &str,
+) -> S3Result<Verdict> {
+    let Some(policy) = policy_of(core, bucket).await? else { return Ok(Verdict::Silent) };
+    let session = Session::current();
+    let none = Facts::default();
+    let facts = session.as_deref().map_or(&none, Session::facts);
+    let tags = if policy.needs_tags() && !key.is_empty() {
+        tags_of(core, bucket, key, facts).await?
+    } else {
+        Vec::new()
+    };
+    let conditions = condition::Asked { facts, now_ms: core.config.clock.now_ms(), tags: &tags };
+    let asked = Asked { access_key, action, bucket: &bucket.name, key, conditions };
+    let verdict = policy.decide(&asked);
+    let opens_to_all = verdict == Verdict::Allowed && access_key.is_none() && policy.is_public();
+    if opens_to_all && public_access::of(core, bucket).await?.restricts_policies() {
+        return Ok(Verdict::Silent);
+    }
+    Ok(verdict)
+}
+
+/// The tags of the object that is asked for, of the version that is named; none when there is none.
+async fn tags_of(core: &Core, bucket: &Bucket, key: &str, facts: &Facts) -> S3Result<Vec<(String, String)>> {
+    let Ok(name) = versions::named(facts.version().as_deref()) else { return Ok(Vec::new()) };
+    match core.meta.version(bucket, key, name.as_ref()).await.map_err(error::meta)? {
+        Some(Found::Object(object)) => Ok(object.attributes.tags),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Whether the bucket's policy lets a key pass governance locks.
+pub(super) async fn may_bypass(core: &Core, bucket: &str, access_key: &str, key: &str) -> S3Result<()> {
+    let Some(bucket) = core.meta.bucket(bucket).await.map_err(error::meta)? else { return Ok(()) };
+    let verdict = verdict_on(core, &bucket, Some(access_key), "s3:BypassGovernanceRetention", key).await?;
+    if verdict == Verdict::Denied { Err(denied()) } else { Ok(()) }
 }
 
 pub(super) fn denied() -> S3Error {
@@ -65,7 +106,7 @@ async fn policy_of(core: &Core, bucket: &Bucket) -> S3Result<Option<Policy>> {
     let Some(text) = text else { return Ok(None) };
     let text = String::from_utf8_lossy(&text);
     // What was put was understood; should a later release put more, nothing is guessed.
-    Policy::parse(&text, &bucket.name)
+    Policy::parse_kept(&text, &bucket.name)
         .map(Some)
         .map_err(|_| s3_error!(AccessDenied, "The bucket's policy cannot be read"))
 }
@@ -93,9 +134,7 @@ pub(super) async fn decide(
     operation: &str,
     key: &str,
 ) -> S3Result<Verdict> {
-    let action = action_of(operation, false);
-    let asked = Asked { access_key, action: &action, bucket: &bucket.name, key };
-    Ok(policy_of(core, bucket).await?.map_or(Verdict::Silent, |policy| policy.decide(&asked)))
+    verdict_on(core, bucket, access_key, &action_of(operation, false), key).await
 }
 
 fn no_policy() -> S3Error {
@@ -108,10 +147,13 @@ pub(super) async fn put_policy(
 ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
     let input = request.input;
     let bucket = existing(core, &input.bucket).await?;
-    Policy::parse(&input.policy, &bucket.name).map_err(|error| match &error {
+    let policy = Policy::parse(&input.policy, &bucket.name).map_err(|error| match &error {
         PolicyError::Malformed(_) => s3_error!(MalformedPolicy, "{error}"),
         PolicyError::NotImplemented(_) => s3_error!(NotImplemented, "{error}"),
     })?;
+    if policy.is_public() && public_access::of(core, &bucket).await?.blocks_policies() {
+        return Err(s3_error!(AccessDenied, "The bucket's public access block refuses policies for anybody"));
+    }
     let put = core.meta.put_bucket_setting(&bucket, BucketSetting::Policy, Some(input.policy.as_bytes()));
     put.await.map_err(error::bucket)?;
     Ok(S3Response::with_status(PutBucketPolicyOutput::default(), http::StatusCode::NO_CONTENT))
@@ -145,58 +187,4 @@ pub(super) async fn policy_status(
     let policy = policy_of(core, &bucket).await?.ok_or_else(no_policy)?;
     let status = PolicyStatus { is_public: Some(policy.is_public()) };
     Ok(S3Response::new(GetBucketPolicyStatusOutput { policy_status: Some(status) }))
-}
-
-fn grants(core: &Core, is_public: bool) -> Vec<Grant> {
-    let owner = super::buckets::owner(core);
-    let grantee = |kind: &'static str| Grantee {
-        display_name: None,
-        email_address: None,
-        id: None,
-        uri: None,
-        type_: Type::from_static(kind),
-    };
-    let mut grants = vec![Grant {
-        grantee: Some(Grantee {
-            id: owner.id,
-            display_name: owner.display_name,
-            ..grantee(Type::CANONICAL_USER)
-        }),
-        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
-    }];
-    if is_public {
-        grants.push(Grant {
-            grantee: Some(Grantee {
-                uri: Some("http://acs.amazonaws.com/groups/global/AllUsers".to_owned()),
-                ..grantee(Type::GROUP)
-            }),
-            permission: Some(Permission::from_static(Permission::READ)),
-        });
-    }
-    grants
-}
-
-/// There are no access control lists: what is said of a bucket is what public buckets mean.
-pub(super) async fn bucket_acl(
-    core: &Arc<Core>,
-    request: S3Request<GetBucketAclInput>,
-) -> S3Result<S3Response<GetBucketAclOutput>> {
-    let bucket = existing(core, &request.input.bucket).await?;
-    let owner = Some(super::buckets::owner(core));
-    Ok(S3Response::new(GetBucketAclOutput { grants: Some(grants(core, bucket.public)), owner }))
-}
-
-pub(super) async fn object_acl(
-    core: &Arc<Core>,
-    request: S3Request<GetObjectAclInput>,
-) -> S3Result<S3Response<GetObjectAclOutput>> {
-    let input = request.input;
-    let (bucket, _) =
-        super::read::existing_object(core, &input.bucket, &input.key, input.version_id.as_deref()).await?;
-    let owner = Some(super::buckets::owner(core));
-    Ok(S3Response::new(GetObjectAclOutput {
-        grants: Some(grants(core, bucket.public)),
-        owner,
-        ..GetObjectAclOutput::default()
-    }))
 }

@@ -40,12 +40,7 @@ pub(super) async fn create(
         (Some(_), None) => {
             return Err(s3_error!(InvalidArgument, "x-holdfast-public is true or false"));
         }
-        (_, Some(other)) => {
-            return Err(s3_error!(
-                NotImplemented,
-                "The canned ACL {other} is not implemented; use private or public-read"
-            ));
-        }
+        (_, Some(_)) => return Err(super::bucket_acl::unsupported()),
     };
     let lock = input.object_lock_enabled_for_bucket == Some(true);
     let versioning = if lock { Versioning::Enabled } else { Versioning::Off };
@@ -91,7 +86,7 @@ pub(super) async fn list(
         buckets: Some(lines),
         owner: Some(owner(core)),
         continuation_token: next,
-        ..ListBucketsOutput::default()
+        prefix: (!prefix.is_empty()).then_some(prefix),
     }))
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use holdfast_protocol::time::UnixMs;
 use http::{HeaderMap, HeaderValue};
-use s3s::dto::{ETagCondition, Timestamp};
+use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
 use crate::meta::PutCondition;
@@ -28,11 +28,20 @@ impl Conditions {
             _ => {}
         }
         match (&self.if_none_match, &self.if_modified_since) {
-            (Some(condition), _) if matches(condition, etag) => Err(not_modified(etag)),
-            (None, Some(since)) if modified <= *since => Err(not_modified(etag)),
+            (Some(condition), _) if matches(condition, etag) => Err(not_modified(etag, &modified)),
+            (None, Some(since)) if modified <= *since => Err(not_modified(etag, &modified)),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an `If-Range` names what is there: by its strong tag, or by the very time of its last change.
+pub(crate) fn is_same(if_range: &HeaderValue, etag: &str, modified_ms: UnixMs) -> bool {
+    let Ok(text) = if_range.to_str().map(str::trim) else { return false };
+    if let Some(tag) = text.strip_prefix('"') {
+        return tag.strip_suffix('"') == Some(etag);
+    }
+    Timestamp::parse(TimestampFormat::HttpDate, text).is_ok_and(|time| time == timestamp(modified_ms))
 }
 
 /// The condition of a PUT or a CompleteMultipartUpload.
@@ -64,7 +73,10 @@ pub(crate) fn timestamp(ms: UnixMs) -> Timestamp {
 fn matches(condition: &ETagCondition, etag: &str) -> bool {
     match condition {
         ETagCondition::Any => true,
-        ETagCondition::ETag(wanted) => wanted.value() == etag,
+        // The library hands a list over as one tag; ours have neither commas nor quotes in them.
+        ETagCondition::ETag(wanted) => {
+            wanted.value().split(',').any(|one| one.trim_matches(['"', ' ']) == etag)
+        }
     }
 }
 
@@ -72,12 +84,18 @@ fn failed(which: &'static str) -> S3Error {
     s3_error!(PreconditionFailed, "The pre-condition {which} did not hold")
 }
 
-fn not_modified(etag: &str) -> S3Error {
+fn not_modified(etag: &str, modified: &Timestamp) -> S3Error {
     let mut error = S3Error::new(S3ErrorCode::NotModified);
     error.set_status_code(http::StatusCode::NOT_MODIFIED);
     let mut headers = HeaderMap::new();
     if let Ok(value) = HeaderValue::try_from(format!("\"{etag}\"")) {
         headers.insert(http::header::ETAG, value);
+    }
+    let mut text = Vec::new();
+    if modified.format(TimestampFormat::HttpDate, &mut text).is_ok()
+        && let Ok(value) = HeaderValue::from_bytes(&text)
+    {
+        headers.insert(http::header::LAST_MODIFIED, value);
     }
     error.set_headers(headers);
     error
@@ -133,11 +151,30 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_wanted_only_of_what_the_client_has_begun_to_read() {
+        for (text, expected) in [
+            (format!("\"{TAG}\""), true),
+            ("\"other\"".to_owned(), false),
+            (format!("W/\"{TAG}\""), false),
+            ("Tue, 14 Nov 2023 22:13:20 GMT".to_owned(), true),
+            ("Tue, 14 Nov 2023 22:13:21 GMT".to_owned(), false),
+            ("soon".to_owned(), false),
+        ] {
+            assert_eq!(is_same(&text.parse().unwrap(), TAG, MODIFIED), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn a_mismatch_is_412_and_a_star_matches_what_is_there() {
         let conditions = Conditions { if_match: tag("\"other\""), ..Default::default() };
         assert_eq!(code(&conditions), Some(S3ErrorCode::PreconditionFailed));
         let conditions = Conditions { if_match: tag("*"), ..Default::default() };
         assert_eq!(code(&conditions), None);
+        let list = format!("\"other\", \"{TAG}\"");
+        let conditions = Conditions { if_match: tag(&list), ..Default::default() };
+        assert_eq!(code(&conditions), None);
+        let conditions = Conditions { if_none_match: tag(&list), ..Default::default() };
+        assert_eq!(code(&conditions), Some(S3ErrorCode::NotModified));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! CopyObject and UploadPartCopy.
 //!
-//! Within a bucket a copy moves no bytes: another object over the same blocks ([`crate::meta`] says how). Between buckets
-//! the bytes are read, deciphered, enciphered under a fresh key and stored: another bucket is another scope of reading.
+//! A copy moves no bytes: it is another object over the same blocks ([`crate::meta`] says how). Only between a public and a
+//! private bucket, or buckets of different policies, and where another checksum is asked for, the bytes are read,
+//! deciphered, enciphered under a fresh key and stored again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::attributes::{self, Checksums, wanted_of};
+use super::bucket_settings::encryption_of;
 use super::buckets::existing;
 use super::checksum::{Algorithm, Announced};
 use super::conditions::{self, Conditions, timestamp};
@@ -38,6 +40,9 @@ async fn source_of(
             "The copy source is BUCKET/KEY; access points do not exist here"
         ));
     };
+    if key.is_empty() {
+        return Err(s3_error!(InvalidArgument, "Invalid copy source object key"));
+    }
     let (bucket, object) = existing_object(core, bucket, key, version_id.as_deref()).await?;
     bucket_policy::may(core, &bucket, access_key, "GetObject", key).await?;
     conditions
@@ -76,6 +81,7 @@ pub(super) async fn copy(
     if rename::is_asked(&headers) {
         return rename::rename(core, &input, &headers).await;
     }
+    check_directives(&input)?;
     let conditions = Conditions {
         if_match: input.copy_source_if_match.clone(),
         if_none_match: input.copy_source_if_none_match.clone(),
@@ -119,7 +125,7 @@ pub(super) async fn copy(
         let received = restore(core, &source, 0..source.size, &bucket, sum).await?;
         objects::commit(core, bucket.clone(), input.key, kept, received, condition).await?
     };
-    lock::retain(core, &bucket, &copied).await?;
+    lock::retain(core, &copied).await;
     let checksums = Checksums::of(&copied.attributes.checksums);
     let result = CopyObjectResult {
         e_tag: Some(ETag::Strong(copied.attributes.etag.clone())),
@@ -132,6 +138,7 @@ pub(super) async fn copy(
         checksum_type: checksums.kind,
     };
     let output = CopyObjectOutput {
+        server_side_encryption: encryption_of(&bucket),
         copy_object_result: Some(result),
         copy_source_version_id: versions::id_of(&source_bucket, &source),
         version_id: versions::id_of(&bucket, &copied),
@@ -157,6 +164,17 @@ async fn share(
 
 fn names_no_version(source: &CopySource) -> bool {
     matches!(source, CopySource::Bucket { version_id: None, .. })
+}
+
+fn check_directives(input: &CopyObjectInput) -> S3Result<()> {
+    let metadata = input.metadata_directive.as_ref().map(MetadataDirective::as_str);
+    let tagging = input.tagging_directive.as_ref().map(TaggingDirective::as_str);
+    for (what, directive) in [("metadata", metadata), ("tagging", tagging)] {
+        if directive.is_some_and(|directive| !["COPY", "REPLACE"].contains(&directive)) {
+            return Err(s3_error!(InvalidArgument, "Unknown {what} directive."));
+        }
+    }
+    Ok(())
 }
 
 fn replaces_metadata(input: &CopyObjectInput) -> bool {
@@ -230,6 +248,7 @@ pub(super) async fn part(
     let kept =
         wanted_of(&upload.attributes.checksums).map_or(Algorithm::Crc64Nvme, |(algorithm, _)| algorithm);
     let received = restore(core, &source, range, &bucket, kept).await?;
+    let encryption = encryption_of(&bucket);
     let part = multipart::commit_part(core, bucket, (input.key, upload.id, number), received).await?;
     let checksums = Checksums::of(&part.checksums);
     let result = CopyPartResult {
@@ -242,6 +261,7 @@ pub(super) async fn part(
         checksum_sha256: checksums.sha256,
     };
     Ok(S3Response::new(UploadPartCopyOutput {
+        server_side_encryption: encryption,
         copy_part_result: Some(result),
         copy_source_version_id: versions::id_of(&source_bucket, &source),
         ..UploadPartCopyOutput::default()

@@ -29,6 +29,11 @@ pub(super) async fn read<T: DeserializeOwned>(
     })
 }
 
+/// 400 for a document that says nothing that is understood.
+pub(super) fn malformed(message: &'static str) -> S3Error {
+    s3_error!(MalformedXML, "{message}")
+}
+
 /// 404 for a document that the bucket does not have.
 pub(super) fn missing(code: &'static str, message: &'static str) -> S3Error {
     error::custom(code, http::StatusCode::NOT_FOUND, message)

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use s3s::dto::{
-    CommonPrefix, ETag, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
-    ListObjectsV2Output, Object as ObjectLine, ObjectStorageClass, Owner,
+    ChecksumAlgorithm, CommonPrefix, ETag, EncodingType, ListObjectsInput, ListObjectsOutput,
+    ListObjectsV2Input, ListObjectsV2Output, Object as ObjectLine, ObjectStorageClass, Owner,
 };
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
+use super::attributes::Checksums;
 use super::buckets::{existing, owner};
+use super::checksum::Algorithm;
 use super::conditions::timestamp;
 use super::error;
 use crate::gateway::Core;
@@ -30,7 +32,7 @@ pub(super) async fn v2(
     let query = ListQuery {
         prefix: prefix.clone(),
         delimiter: delimiter.clone().unwrap_or_default(),
-        start_after: input.start_after.clone().unwrap_or_default(),
+        start_after: behind(input.start_after.as_deref().unwrap_or_default(), &prefix, delimiter.as_deref()),
         token: input.continuation_token.clone(),
         max_keys,
     };
@@ -71,7 +73,7 @@ pub(super) async fn v1(
     let query = ListQuery {
         prefix: prefix.clone(),
         delimiter: delimiter.clone().unwrap_or_default(),
-        start_after: behind(&marker, delimiter.as_deref()),
+        start_after: behind(&marker, &prefix, delimiter.as_deref()),
         token: None,
         max_keys,
     };
@@ -94,12 +96,13 @@ pub(super) async fn v1(
     }))
 }
 
-/// A marker that is a common prefix of the page before stands for all keys under it.
-fn behind(marker: &str, delimiter: Option<&str>) -> String {
-    match delimiter {
-        Some(delimiter) if marker.ends_with(delimiter) => format!("{marker}{}", char::MAX),
-        _ => marker.to_owned(),
-    }
+/// A common prefix is listed only behind the marker. One that the marker begins with is not behind it, so all keys under
+/// it are stepped over.
+fn behind(marker: &str, prefix: &str, delimiter: Option<&str>) -> String {
+    let rolled_up = delimiter.zip(marker.strip_prefix(prefix)).and_then(|(delimiter, rest)| {
+        rest.find(delimiter).map(|at| &marker[..prefix.len() + at + delimiter.len()])
+    });
+    rolled_up.map_or_else(|| marker.to_owned(), |prefix| format!("{prefix}{}", char::MAX))
 }
 
 fn last_line(page: &ListPage) -> Option<String> {
@@ -126,6 +129,8 @@ fn lines(page: ListPage, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Obje
         .objects
         .into_iter()
         .map(|object| ObjectLine {
+            checksum_algorithm: algorithms(&object.checksums),
+            checksum_type: Checksums::of(&object.checksums).kind,
             e_tag: Some(ETag::Strong(object.etag)),
             key: Some(encoding.text(object.key)),
             last_modified: Some(timestamp(object.modified_ms)),
@@ -136,6 +141,16 @@ fn lines(page: ListPage, encoding: Encoding, owner: Option<&Owner>) -> (Vec<Obje
         })
         .collect();
     (objects, common_prefixes(page.common_prefixes, encoding))
+}
+
+/// The algorithms of an object's checksums, as listings name them.
+fn algorithms(kept: &[(String, String)]) -> Option<Vec<ChecksumAlgorithm>> {
+    let names: Vec<_> = kept
+        .iter()
+        .filter_map(|(name, _)| Algorithm::by_name(name))
+        .map(|algorithm| ChecksumAlgorithm::from(algorithm.name().to_ascii_uppercase()))
+        .collect();
+    (!names.is_empty()).then_some(names)
 }
 
 /// `CommonPrefixes`.
@@ -197,10 +212,13 @@ mod tests {
 
     #[test]
     fn a_prefix_as_marker_skips_everything_under_it() {
-        assert!(behind("photos/", Some("/")).as_str() > "photos/zzz");
-        assert!(behind("photos/", Some("/")).as_str() < "photos0");
-        assert_eq!(behind("photos/a", Some("/")), "photos/a");
-        assert_eq!(behind("photos/", None), "photos/");
+        for marker in ["photos/", "photos/a", "photos/a/b"] {
+            assert!(behind(marker, "", Some("/")).as_str() > "photos/zzz");
+            assert!(behind(marker, "", Some("/")).as_str() < "photos0");
+        }
+        assert_eq!(behind("photos/a", "photos/", Some("/")), "photos/a");
+        assert_eq!(behind("photos", "", Some("/")), "photos");
+        assert_eq!(behind("photos/", "", None), "photos/");
     }
 
     #[test]

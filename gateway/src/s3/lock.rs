@@ -57,15 +57,17 @@ pub(crate) fn of_new(
     Ok(Lock { retention: retention.or_else(default), legal_hold })
 }
 
-/// Tells the nodes of a new lock, once its object is committed.
-pub(crate) async fn retain(core: &Core, bucket: &Bucket, object: &Object) -> S3Result<()> {
+/// Queues what the nodes are told of a new lock, once its object is committed. It was promised in the transaction that
+/// locked the object, so what fails here is done later, by whoever owns the deliveries.
+pub(crate) async fn retain(core: &Core, object: &Object) {
     let retention = object.attributes.lock.retention;
-    let Some(retention) = retention.filter(|retention| retention.mode == RetentionMode::Compliance) else {
-        return Ok(());
-    };
-    core.meta.retain(bucket, object, retention.until_ms).await.map_err(error::meta)?;
+    if !retention.is_some_and(|retention| retention.mode == RetentionMode::Compliance) {
+        return;
+    }
+    if let Err(error) = core.meta.retain(object.version).await {
+        tracing::warn!(%error, "the nodes will be told of a lock later");
+    }
     core.wake_deliveries();
-    Ok(())
 }
 
 fn mode_of(text: &str) -> S3Result<RetentionMode> {
@@ -245,7 +247,7 @@ pub(super) async fn put_retention(
         })
         .await
         .map_err(|error| error::delete(error, &input.key, name.is_some()))?;
-    retain(core, &bucket, &object).await?;
+    retain(core, &object).await;
     Ok(S3Response::new(PutObjectRetentionOutput::default()))
 }
 

@@ -12,6 +12,7 @@ use s3s::dto::{
 use s3s::{S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::attributes::{self, Checksums, completed_checksum, wanted_checksum, wanted_of};
+use super::bucket_settings::encryption_of;
 use super::buckets::{existing, owner};
 use super::checksum::{Algorithm, Combination, combine};
 use super::conditions::{self, timestamp};
@@ -49,12 +50,14 @@ pub(super) async fn create(
         checksum_choice(input.checksum_algorithm.as_ref(), input.checksum_type.as_ref())?;
     kept.checksums.push(wanted_checksum(algorithm, combination));
     let upload = core.meta.create_upload(&bucket, &input.key, kept).await.map_err(error::upload)?;
+    let encryption = encryption_of(&bucket);
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(bucket.name),
         key: Some(input.key),
         upload_id: Some(upload_id(upload.id)),
         checksum_algorithm: input.checksum_algorithm,
         checksum_type: Some(ChecksumType::from_static(combination.name())),
+        server_side_encryption: encryption,
         ..CreateMultipartUploadOutput::default()
     }))
 }
@@ -77,7 +80,13 @@ fn checksum_choice(
         return Err(s3_error!(
             InvalidRequest,
             "The FULL_OBJECT checksum type cannot be used with the {} checksum algorithm.",
-            algorithm.name()
+            algorithm.name().to_ascii_uppercase()
+        ));
+    }
+    if combination == Combination::Composite && algorithm == Algorithm::Crc64Nvme {
+        return Err(s3_error!(
+            InvalidRequest,
+            "The COMPOSITE checksum type cannot be used with the CRC64NVME checksum algorithm."
         ));
     }
     Ok((algorithm, combination))
@@ -97,9 +106,11 @@ pub(super) async fn upload_part(
         kept: wanted_of(&upload.attributes.checksums).map(|(algorithm, _)| algorithm),
     };
     let received = receive(core, &bucket, input.body, facts).await?;
+    let encryption = encryption_of(&bucket);
     let part = commit_part(core, bucket, (input.key, upload.id, number), received).await?;
     let checksums = Checksums::of(&part.checksums);
     Ok(S3Response::new(UploadPartOutput {
+        server_side_encryption: encryption,
         e_tag: Some(ETag::Strong(part.etag)),
         checksum_crc32: checksums.crc32,
         checksum_crc32c: checksums.crc32c,
@@ -154,6 +165,7 @@ pub(super) async fn complete(
         checksum_sha1: checksums.sha1,
         checksum_sha256: checksums.sha256,
         checksum_type: checksums.kind,
+        server_side_encryption: encryption_of(&bucket),
         version_id: (bucket.features.versioning != Versioning::Off).then(|| done.version.to_string()),
         ..CompleteMultipartUploadOutput::default()
     };
@@ -189,6 +201,7 @@ async fn complete_once(
         return Err(s3_error!(InvalidRequest, "The parts have {size} bytes, not the announced {expected}"));
     }
     let checksums = object_checksum(&upload, &chosen);
+    check_kind(input, &upload)?;
     check_announced(input, &checksums)?;
     let completion = Completion {
         key: input.key.clone(),
@@ -203,7 +216,7 @@ async fn complete_once(
     let completed = tokio::spawn(async move { meta.complete_upload(&task_bucket, completion).await });
     let object = completed.await.map_err(|failed| unfinished(&failed))?.map_err(error::upload)?;
     core.wake_deliveries();
-    lock::retain(core, &bucket, &object).await?;
+    lock::retain(core, &object).await;
     Ok(CompletedUpload {
         version: object.version_name(),
         etag: object.attributes.etag,
@@ -290,6 +303,18 @@ fn object_checksum(upload: &Upload, parts: &[Part]) -> Vec<(String, String)> {
         .unwrap_or_default()
 }
 
+/// Whether the client completes the upload with the type of checksum that it began it with.
+fn check_kind(input: &CompleteMultipartUploadInput, upload: &Upload) -> S3Result<()> {
+    let begun = wanted_of(&upload.attributes.checksums).map(|(_, combination)| combination.name());
+    match (&input.checksum_type, begun) {
+        (Some(asked), Some(begun)) if asked.as_str() != begun => Err(s3_error!(
+            InvalidRequest,
+            "The upload was created using the {begun} checksum mode. The complete request must use the same checksum mode."
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn check_announced(input: &CompleteMultipartUploadInput, kept: &[(String, String)]) -> S3Result<()> {
     let kept = Checksums::of(kept);
     for (announced, computed) in [
@@ -359,7 +384,10 @@ pub(super) async fn list_parts(
     let (parts, more) =
         core.meta.list_parts(&bucket, &input.key, upload.id, after, max).await.map_err(error::upload)?;
     let next = parts.last().map(|part| i32::from(part.number));
+    let (checksum_algorithm, checksum_type) = told_checksum(&upload);
     Ok(S3Response::new(ListPartsOutput {
+        checksum_algorithm,
+        checksum_type,
         bucket: Some(bucket.name),
         key: Some(input.key),
         upload_id: Some(input.upload_id),
@@ -373,6 +401,13 @@ pub(super) async fn list_parts(
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
         ..ListPartsOutput::default()
     }))
+}
+
+/// What listings say of the checksum that an upload's object will have.
+fn told_checksum(upload: &Upload) -> (Option<ChecksumAlgorithm>, Option<ChecksumType>) {
+    let Some((algorithm, combination)) = wanted_of(&upload.attributes.checksums) else { return (None, None) };
+    let name = algorithm.name().to_ascii_uppercase();
+    (Some(ChecksumAlgorithm::from(name)), Some(ChecksumType::from_static(combination.name())))
 }
 
 fn part_line(part: Part) -> PartLine {
@@ -410,14 +445,18 @@ pub(super) async fn list_uploads(
         .list_uploads(&bucket, &prefix, &delimiter, (&key_marker, id_marker), max)
         .await
         .map_err(error::meta)?;
-    let uploads = page.uploads.into_iter().map(|upload| MultipartUpload {
-        initiated: Some(timestamp(upload.created_ms)),
-        initiator: Some(initiator(core)),
-        key: Some(encoding.text(upload.key)),
-        owner: Some(owner(core)),
-        storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
-        upload_id: Some(upload_id(upload.id)),
-        ..MultipartUpload::default()
+    let uploads = page.uploads.into_iter().map(|upload| {
+        let (checksum_algorithm, checksum_type) = told_checksum(&upload);
+        MultipartUpload {
+            checksum_algorithm,
+            checksum_type,
+            initiated: Some(timestamp(upload.created_ms)),
+            initiator: Some(initiator(core)),
+            key: Some(encoding.text(upload.key)),
+            owner: Some(owner(core)),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
+            upload_id: Some(upload_id(upload.id)),
+        }
     });
     let (next_key, next_id) = match page.next {
         Some((key, id)) => (Some(key), id),

@@ -7,6 +7,7 @@ use s3s::dto::{ETag, PutObjectInput, PutObjectOutput};
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::attributes::{self, Checksums};
+use super::bucket_settings::encryption_of;
 use super::buckets::existing;
 use super::checksum::Algorithm;
 use super::put::{BodyFacts, Received, receive};
@@ -43,9 +44,10 @@ pub(super) async fn put(
     };
     let received = receive(core, &bucket, input.body, facts).await?;
     let object = commit(core, bucket.clone(), input.key, attributes, received, condition).await?;
-    lock::retain(core, &bucket, &object).await?;
+    lock::retain(core, &object).await;
     let checksums = Checksums::of(&object.attributes.checksums);
     let output = PutObjectOutput {
+        server_side_encryption: encryption_of(&bucket),
         e_tag: Some(ETag::Strong(object.attributes.etag.clone())),
         checksum_crc32: checksums.crc32,
         checksum_crc32c: checksums.crc32c,

@@ -2,9 +2,11 @@
 //!
 //! The library would hold forms without a bound, take Signature Version 2 in them, and refuse forms that were signed more
 //! than a quarter of an hour ago. So they are read here: at most [`FORM_BYTES_MAX`] each, and as much for all forms
-//! together; a longer file goes by PUT or in parts. Nobody without a key may post.
+//! together; a longer file goes by PUT or in parts. Nobody without a key may post: what stands in front of the file is read
+//! and judged first, and the file gets memory only when somebody who may write it has signed for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
@@ -16,7 +18,9 @@ use tokio::sync::Semaphore;
 
 use self::form::Form;
 use super::checksum::{Algorithm, Announced};
-use super::{access, asked, attributes, bucket_policy, buckets, error, lock, objects, put, versions};
+use super::{
+    access, asked, attributes, bucket_policy, buckets, error, lock, objects, put, tagging, versions,
+};
 use crate::gateway::Core;
 use crate::gateway::body::TimedBody;
 use crate::meta::{Attributes, Bucket, Object, PutCondition};
@@ -26,6 +30,15 @@ mod signed;
 
 /// Bytes of one form, the file and all fields.
 const FORM_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes in front of the file: what a stranger can make us hold.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The head is parsed again once so much more of it has come, so that a client that drips it costs no more than one that
+/// does not.
+const HEAD_STEP_BYTES: usize = 2 * 1024;
+/// Whoever is refused gets to send so much more, so that the answer arrives before the connection ends.
+const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The memory of forms.
 #[derive(Clone)]
@@ -44,9 +57,21 @@ pub(super) async fn answer(
     request: Request<TimedBody>,
     bucket: &str,
 ) -> S3Result<Response<Body>> {
-    let (parts, body) = request.into_parts();
-    let length =
-        parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let (parts, mut body) = request.into_parts();
+    let answered = receive(core, &parts.headers, &mut body, bucket).await;
+    if answered.is_err() {
+        drain(&mut body).await;
+    }
+    answered
+}
+
+async fn receive(
+    core: &Arc<Core>,
+    headers: &HeaderMap,
+    body: &mut TimedBody,
+    bucket: &str,
+) -> S3Result<Response<Body>> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let Some(length) = length else {
         return Err(s3_error!(MissingContentLength, "You must provide the Content-Length HTTP header."));
     };
@@ -56,45 +81,90 @@ pub(super) async fn answer(
             "A form may have {FORM_BYTES_MAX} bytes here; upload longer files with PUT or in parts"
         ));
     }
-    let permits = u32::try_from(length.max(1)).unwrap_or(u32::MAX);
-    let held = Arc::clone(&core.forms.0).acquire_many_owned(permits).await;
-    let _held = held.map_err(|_| s3_error!(InternalError, "The gateway is stopping"))?;
-    let bytes = read(body, length).await?;
-    let content_type =
-        parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let form = Form::parse(content_type, bytes)?;
-    let signer = signed::check(core, &form, bucket).await?;
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (form, bytes) = read_head(body, content_type, length).await?;
+    let (signer, conditions) = signed::check(core, &form, bucket).await?;
     let _place = core
         .fair
         .enter(signer.id())
         .await
         .map_err(|_| error::slow_down("Too many requests of this key wait already".to_owned()))?;
     let key = form.key()?;
-    access::may_post(core, &signer, (bucket, &key), form.file().len() as u64).await?;
+    access::may_post(core, &signer, (bucket, &key), form.file_len_max(length)).await?;
     let bucket = buckets::existing(core, bucket).await?;
     bucket_policy::may(core, &bucket, signer.id(), "PostObject", &key).await?;
-    let object = store(core, &bucket, &key, &form).await?;
+    let permits = u32::try_from(length.max(1)).unwrap_or(u32::MAX);
+    let held = Arc::clone(&core.forms.0).acquire_many_owned(permits).await;
+    let _held = held.map_err(|_| s3_error!(InternalError, "The gateway is stopping"))?;
+    let file = form.file(read_rest(body, bytes, length).await?)?;
+    conditions.check_length(file.len() as u64)?;
+    let object = store(core, &bucket, &key, (&form, file)).await?;
     Ok(answered(&form, &bucket, &key, &object))
 }
 
-async fn read(mut body: TimedBody, length: usize) -> S3Result<Bytes> {
-    let mut bytes = BytesMut::with_capacity(length);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|source| error::body(&source))?;
-        if let Ok(data) = frame.into_data() {
-            bytes.extend_from_slice(&data);
+/// Reads up to the file; returns the form and what was read.
+async fn read_head(body: &mut TimedBody, content_type: &str, length: usize) -> S3Result<(Form, BytesMut)> {
+    let mut bytes = BytesMut::new();
+    let mut parsed_len = 0;
+    loop {
+        let is_whole = bytes.len() >= length;
+        if is_whole || bytes.len() >= parsed_len + HEAD_STEP_BYTES {
+            parsed_len = bytes.len();
+            if let Some(form) = Form::parse_head(content_type, &bytes, is_whole)? {
+                return Ok((form, bytes));
+            }
+            if bytes.len() > HEAD_BYTES_MAX {
+                return Err(form::error_too_long());
+            }
         }
-        if bytes.len() > length {
-            return Err(s3_error!(InvalidRequest, "The body is longer than announced"));
+        if !read_more(body, &mut bytes, length).await? {
+            return Err(incomplete());
         }
     }
+}
+
+/// Reads the rest of the form, which is signed for and has its memory.
+async fn read_rest(body: &mut TimedBody, mut bytes: BytesMut, length: usize) -> S3Result<Bytes> {
+    bytes.reserve(length - bytes.len().min(length));
+    while read_more(body, &mut bytes, length).await? {}
     if bytes.len() < length {
-        return Err(s3_error!(
-            IncompleteBody,
-            "You did not provide the number of bytes specified by the Content-Length HTTP header"
-        ));
+        return Err(incomplete());
     }
     Ok(bytes.freeze())
+}
+
+/// Appends what came; false at the end.
+async fn read_more(body: &mut TimedBody, bytes: &mut BytesMut, length: usize) -> S3Result<bool> {
+    let Some(frame) = body.frame().await else { return Ok(false) };
+    if let Ok(data) = frame.map_err(|source| error::body(&source))?.into_data() {
+        bytes.extend_from_slice(&data);
+    }
+    if bytes.len() > length {
+        return Err(s3_error!(InvalidRequest, "The body is longer than announced"));
+    }
+    Ok(true)
+}
+
+fn incomplete() -> S3Error {
+    s3_error!(
+        IncompleteBody,
+        "You did not provide the number of bytes specified by the Content-Length HTTP header"
+    )
+}
+
+/// Reads on for a while and keeps nothing.
+async fn drain(body: &mut TimedBody) {
+    let read_on = async {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, Bytes::len);
+            if drained > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    // Past the deadline the client meets a closed connection, which is all we owe it.
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, read_on).await;
 }
 
 /// The fields as the headers of a PUT would be.
@@ -109,26 +179,28 @@ fn headers_of(form: &Form) -> S3Result<(HeaderMap, Metadata)> {
             headers.insert(name, value);
         }
     }
-    if headers.contains_key("tagging") {
-        return Err(s3_error!(NotImplemented, "The form field tagging is not implemented"));
-    }
     Ok((headers, metadata))
 }
 
-async fn store(core: &Arc<Core>, bucket: &Bucket, key: &str, form: &Form) -> S3Result<Object> {
+async fn store(
+    core: &Arc<Core>,
+    bucket: &Bucket,
+    key: &str,
+    (form, file): (&Form, Bytes),
+) -> S3Result<Object> {
     let (headers, metadata) = headers_of(form)?;
     asked::check(bucket, &headers)?;
     let mut kept: Attributes = attributes::from_request(&headers, Some(&metadata))?;
+    kept.tags = form.field("tagging").map_or(Ok(Vec::new()), tagging::of_field)?;
     kept.lock = lock::of_new(bucket, None, None, None, core.config.clock.now_ms())?;
     core.plane.writable(&error::policy_of(bucket)?).map_err(error::not_writable)?;
     let hashers = Announced::from_headers(&headers)?.hashers(Some(Algorithm::Crc64Nvme));
-    let file = form.file();
     let size = file.len() as u64;
-    let body = futures::stream::iter((!file.is_empty()).then(|| Ok(file.clone())));
+    let body = futures::stream::iter((!file.is_empty()).then_some(Ok(file)));
     let received = put::store(core, bucket, body, size, hashers, None).await?;
     let object =
         objects::commit(core, bucket.clone(), key.to_owned(), kept, received, PutCondition::Any).await?;
-    lock::retain(core, bucket, &object).await?;
+    lock::retain(core, &object).await;
     Ok(object)
 }
 

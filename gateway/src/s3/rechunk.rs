@@ -128,7 +128,11 @@ impl Body for Rechunked {
                     }
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(None),
+                None if matches!(this.splitter.at, At::Tail) => return Poll::Ready(None),
+                None => {
+                    let detail = "the body ended before its last chunk";
+                    return Poll::Ready(Some(Err(BodyError::Chunks { detail })));
+                }
             }
         }
     }

@@ -7,6 +7,8 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use http::{Request, Uri};
 use s3s::{S3Error, S3ErrorCode};
 
+use super::buckets::REGION;
+
 const MESSAGE: &str =
     "Signature Version 2 is not supported; sign with AWS4-HMAC-SHA256 (Signature Version 4)";
 
@@ -27,10 +29,46 @@ pub(crate) fn refusal<B>(request: &Request<B>) -> Option<S3Error> {
             "Request specific response headers cannot be used for anonymous GET requests",
         ));
     }
-    if let Some(refusal) = unsigned_header(request).or_else(|| endless_url(request.uri())) {
-        return Some(refusal);
-    }
-    None
+    unsigned_header(request)
+        .or_else(|| endless_url(request.uri()))
+        .or_else(|| no_payload_hash(request.headers()))
+        .or_else(|| no_region(request))
+}
+
+/// Requests signed for any region are served. What is none (the `US` of old tools) is answered as S3 answers the wrong
+/// region: with the right one, by which such a client signs again.
+fn no_region<B>(request: &Request<B>) -> Option<S3Error> {
+    let credential = match request.headers().get(AUTHORIZATION) {
+        Some(value) => {
+            let text = value.to_str().ok()?;
+            text.split_once("Credential=")?.1.split(',').next()?.to_owned()
+        }
+        None => parameter(request.uri(), "X-Amz-Credential")?,
+    };
+    let region = credential.rsplit('/').nth(2)?;
+    let is_region = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (region.is_empty() || !region.bytes().all(is_region)).then(|| {
+        S3Error::with_message(
+            S3ErrorCode::AuthorizationHeaderMalformed,
+            format!(
+                "The authorization header is malformed; the region '{region}' is wrong; expecting '{REGION}'"
+            ),
+        )
+    })
+}
+
+/// `x-amz-content-sha256` is a hash, or one of the words for a body that is signed otherwise or not at all.
+fn no_payload_hash(headers: &HeaderMap) -> Option<S3Error> {
+    let value = headers.get("x-amz-content-sha256")?.as_bytes();
+    let is_hash = value.len() == 64 && value.iter().all(u8::is_ascii_hexdigit);
+    let is_known =
+        is_hash || value == b"UNSIGNED-PAYLOAD" || value.starts_with(b"STREAMING-") || value.is_empty();
+    (!is_known).then(|| {
+        S3Error::with_message(
+            S3ErrorCode::InvalidArgument,
+            "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a valid sha256 value.",
+        )
+    })
 }
 
 fn has_v2_header(headers: &HeaderMap) -> bool {
@@ -102,6 +140,12 @@ fn signed_headers<B>(request: &Request<B>) -> Option<String> {
     }
     parameter(request.uri(), "X-Amz-SignedHeaders")
         .or_else(|| parameter(request.uri(), "X-Amz-Signature").map(|_| String::new()))
+}
+
+/// Whether the signature of a request covers this header.
+pub(super) fn is_signed<B>(request: &Request<B>, name: &str) -> bool {
+    let signed = signed_headers(request);
+    signed.is_some_and(|signed| signed.split(';').any(|signed| signed.eq_ignore_ascii_case(name)))
 }
 
 fn endless_url(uri: &Uri) -> Option<S3Error> {
@@ -194,8 +238,23 @@ mod tests {
             ("/bucket/key", None, "x-amz-copy-source", true),
         ] {
             let mut request = request(uri, authorization);
-            request.headers_mut().insert(header, "value".parse().unwrap());
+            let value = if header == "x-amz-content-sha256" { "UNSIGNED-PAYLOAD" } else { "value" };
+            request.headers_mut().insert(header, value.parse().unwrap());
             assert_eq!(refusal(&request).is_none(), passes, "{uri} {header}");
+        }
+    }
+
+    #[test]
+    fn a_region_that_is_none_is_answered_with_ours() {
+        for (region, passes) in [("us-east-1", true), ("eu-7", true), ("US", false), ("", false)] {
+            let header = format!(
+                "AWS4-HMAC-SHA256 Credential=A/20260101/{region}/s3/aws4_request, SignedHeaders=host, Signature=0"
+            );
+            let found = refusal(&request("/bucket/key", Some(&header)));
+            assert_eq!(found.is_none(), passes, "{region}");
+            if let Some(error) = found {
+                assert_eq!(error.code(), &S3ErrorCode::AuthorizationHeaderMalformed);
+            }
         }
     }
 

@@ -12,8 +12,9 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
+use super::condition::Facts;
 use crate::gateway::Core;
-use crate::gateway::listen::BoxError;
+use crate::gateway::listen::{BoxError, Peer};
 use crate::keys::{AccessKey, Place, Token, trail};
 
 /// The header and the parameter of a token beside a signature, as AWS names them.
@@ -34,6 +35,7 @@ pub(crate) struct Session {
     /// A token that came alone.
     pub(super) bearer_token: Option<String>,
     bytes_in: u64,
+    facts: Facts,
     state: Mutex<State>,
 }
 
@@ -59,6 +61,7 @@ impl Session {
             signed_token: header.or_else(|| parameter(request.uri(), TOKEN_PARAMETER)),
             bearer_token: parameter(request.uri(), LINK_PARAMETER),
             bytes_in: declared_len(headers),
+            facts: Facts::of(request, request.extensions().get::<Peer>().copied()),
             state: Mutex::default(),
         })
     }
@@ -71,6 +74,11 @@ impl Session {
     /// The request that is being worked on.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// What conditions of policies look at.
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Bytes that the request brings.

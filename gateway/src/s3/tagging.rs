@@ -36,6 +36,16 @@ pub(super) fn of_header(header: Option<&str>) -> S3Result<Pairs> {
     })
 }
 
+/// The tags of a form's field `tagging`, which is a document.
+pub(super) fn of_field(text: &str) -> S3Result<Pairs> {
+    use s3s::xml::{Deserialize, Deserializer};
+    let mut document = Deserializer::new(text.as_bytes());
+    let tagging = Tagging::deserialize(&mut document)
+        .and_then(|tagging| document.expect_eof().map(|()| tagging))
+        .map_err(|_| s3_error!(MalformedXML, "The field tagging is not a Tagging document"))?;
+    of_document(tagging, OBJECT_TAGS_MAX)
+}
+
 fn of_document(tagging: Tagging, most: usize) -> S3Result<Pairs> {
     let pairs =
         tagging.tag_set.into_iter().map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default()));

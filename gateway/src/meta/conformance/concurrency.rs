@@ -107,8 +107,10 @@ pub(super) async fn pages_beside_writes_miss_nothing(both: &[Arc<dyn MetaStore>;
     }
     both[0].transact(transaction).await.unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
+    let has_begun = Arc::new(tokio::sync::Notify::new());
     let writer = {
-        let (store, is_over) = (Arc::clone(&both[0]), Arc::clone(&is_over));
+        let (store, is_over, has_begun) =
+            (Arc::clone(&both[0]), Arc::clone(&is_over), Arc::clone(&has_begun));
         tokio::spawn(async move {
             let mut turn = 0usize;
             while !is_over.load(Ordering::Relaxed) {
@@ -125,10 +127,13 @@ pub(super) async fn pages_beside_writes_miss_nothing(both: &[Arc<dyn MetaStore>;
                 }
                 store.transact(transaction).await.unwrap();
                 turn += 1;
+                has_begun.notify_one();
             }
             turn
         })
     };
+    // On a busy machine the walks could be over before it has written at all.
+    has_begun.notified().await;
     for limit in [7, 50, 1000] {
         let (mut seen, mut start) = (Vec::new(), b"walk/".to_vec());
         loop {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use super::*;
 use crate::meta::conformance::{self, StoreFactory};
 
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, dead_code)]
 #[path = "../../../../tests/src/postgres.rs"]
 pub(crate) mod server;
 

@@ -6,6 +6,8 @@ use super::{
     encryption, encryption_code, entries, extras, form, has_extras, put_attributes, put_entries, put_extras,
     version,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_bytes::ByteBuf;
 
 /// The head of an object. Bucket and key are the row's key.
@@ -175,22 +177,40 @@ pub(in crate::meta) fn part(row: &mut Reader<'_>) -> Result<PartLayout, MetaErro
         0 => Run::Inline(entries(row, INLINE_BLOCKS_MAX)?),
         _ => Run::Pages { run: VersionId(row.array()?), count: row.int()? },
     };
-    Ok(PartLayout { offset, len, key, iv_nonce, blocks })
+    Ok(PartLayout { offset, len, key, iv_nonce, blocks, checksum: None })
 }
 
-/// A part of a finished object, as a row of its own.
+/// Names of the checksums that a part's row can hold; a row has the place in this list.
+pub(in crate::meta) const PART_CHECKSUMS: [&str; 5] = ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"];
+
+/// The place of a part's checksum in [`PART_CHECKSUMS`], and its bytes.
+fn checksum_bytes(part: &PartLayout) -> Option<(u8, Vec<u8>)> {
+    let (name, value) = part.checksum.as_ref()?;
+    let place = PART_CHECKSUMS.iter().position(|known| known == name)?;
+    Some((u8::try_from(place).ok()?, STANDARD.decode(value).ok()?))
+}
+
+/// A part of a finished object, as a row of its own. The second form has the part's checksum behind the first.
 pub(in crate::meta) fn encode_object_part(part: &PartLayout) -> Vec<u8> {
     let mut out = Writer::default();
-    out.u8(V1);
+    let checksum = checksum_bytes(part);
+    out.u8(if checksum.is_some() { V2 } else { V1 });
     put_part(&mut out, part);
+    if let Some((place, bytes)) = checksum {
+        out.u8(place).bytes(&bytes);
+    }
     out.0
 }
 
 /// The other way round.
 pub(in crate::meta) fn decode_object_part(bytes: &[u8]) -> Result<PartLayout, MetaError> {
     let mut row = Reader::new("object part", bytes);
-    version(&mut row)?;
-    let layout = part(&mut row)?;
+    let form = form(&mut row)?;
+    let mut layout = part(&mut row)?;
+    if form == V2 {
+        let name = PART_CHECKSUMS.get(usize::from(row.u8()?)).ok_or_else(|| row.corrupt())?;
+        layout.checksum = Some(((*name).to_owned(), STANDARD.encode(row.bytes()?)));
+    }
     row.end()?;
     Ok(layout)
 }

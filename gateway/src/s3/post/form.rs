@@ -2,7 +2,7 @@
 //! in S3.
 
 use bytes::Bytes;
-use s3s::{S3Result, s3_error};
+use s3s::{S3Error, S3Result, s3_error};
 
 use super::malformed;
 
@@ -12,44 +12,55 @@ const FIELDS_MAX: usize = 200;
 const FIELD_BYTES_MAX: usize = 32 * 1024;
 const KEY_BYTES_MAX: usize = 1024;
 
-/// A form.
+/// A form, up to its file.
 #[derive(Debug)]
 pub(super) struct Form {
     /// Names in lower case.
     fields: Vec<(String, String)>,
     file_name: String,
-    file: Bytes,
+    /// Where the file's bytes begin.
+    file_start: usize,
+    delimiter: String,
 }
 
 impl Form {
-    pub(super) fn parse(content_type: &str, body: Bytes) -> S3Result<Self> {
+    /// Reads the fields in front of the file and the head of the file's part; `None` when there must be more of the body.
+    /// When `is_whole` there is no more.
+    pub(super) fn parse_head(content_type: &str, body: &[u8], is_whole: bool) -> S3Result<Option<Self>> {
         let boundary = boundary(content_type).ok_or_else(|| malformed("The form has no boundary"))?;
         let delimiter = format!("\r\n--{boundary}");
-        let mut at = if body.starts_with(&delimiter.as_bytes()[2..]) {
-            delimiter.len() - 2
+        // Whatever is not there may still come, unless the body has ended.
+        let or_later = |error: S3Error| if is_whole { Err(error) } else { Ok(None) };
+        let first = &delimiter.as_bytes()[2..];
+        let mut at = if body.starts_with(first) {
+            first.len()
         } else {
-            find(&body, delimiter.as_bytes(), 0).ok_or_else(|| malformed("The form has no part"))?
-                + delimiter.len()
+            match find(body, delimiter.as_bytes(), 0) {
+                Some(found) => found + delimiter.len(),
+                None => return or_later(malformed("The form has no part")),
+            }
         };
         let mut fields: Vec<(String, String)> = Vec::new();
         loop {
             if body[at..].starts_with(b"--") {
                 return Err(s3_error!(InvalidArgument, "POST requires exactly one file upload per request."));
             }
-            let head_end = find(&body, b"\r\n\r\n", at).ok_or_else(|| malformed("A part has no head"))?;
+            let Some(head_end) = find(body, b"\r\n\r\n", at) else {
+                return or_later(malformed("A part has no head"));
+            };
             let head = std::str::from_utf8(&body[at..head_end])
                 .map_err(|_| malformed("A part's head is not text"))?;
             let start = head_end + 4;
-            let end = find(&body, delimiter.as_bytes(), start - 2).ok_or_else(|| {
-                malformed("The body of your POST request is not well-formed multipart/form-data.")
-            })?;
-            let content = body.slice(start.min(end.max(start))..end.max(start));
             let name =
                 parameter(head, "name").ok_or_else(|| malformed("A part has no name"))?.to_ascii_lowercase();
             if name == "file" {
                 let file_name = parameter(head, "filename").unwrap_or_default();
-                return Ok(Self { fields, file_name, file: content });
+                return Ok(Some(Self { fields, file_name, file_start: start, delimiter }));
             }
+            let Some(end) = find(body, delimiter.as_bytes(), start - 2) else {
+                return or_later(not_well_formed());
+            };
+            let content = &body[start.min(end.max(start))..end.max(start)];
             if content.len() > FIELD_BYTES_MAX || fields.len() >= FIELDS_MAX {
                 return Err(error_too_long());
             }
@@ -59,16 +70,25 @@ impl Form {
         }
     }
 
+    /// The file, out of the whole body.
+    pub(super) fn file(&self, body: Bytes) -> S3Result<Bytes> {
+        let start = self.file_start;
+        let end = find(&body, self.delimiter.as_bytes(), start - 2).ok_or_else(not_well_formed)?;
+        Ok(body.slice(start..end.max(start)))
+    }
+
+    /// Bytes that the file has at most in a body of `length`.
+    pub(super) fn file_len_max(&self, length: usize) -> u64 {
+        // A last delimiter, two dashes and a line's end stand behind it.
+        length.saturating_sub(self.file_start + self.delimiter.len() + 4) as u64
+    }
+
     pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         self.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         self.fields().find(|(field, _)| *field == name).map(|(_, value)| value)
-    }
-
-    pub(super) fn file(&self) -> &Bytes {
-        &self.file
     }
 
     /// The key, in which `${filename}` stands for the name of the file.
@@ -90,7 +110,11 @@ impl Form {
     }
 }
 
-fn error_too_long() -> s3s::S3Error {
+fn not_well_formed() -> S3Error {
+    malformed("The body of your POST request is not well-formed multipart/form-data.")
+}
+
+pub(super) fn error_too_long() -> S3Error {
     super::error::custom(
         "MaxPostPreDataLengthExceeded",
         http::StatusCode::BAD_REQUEST,
@@ -140,19 +164,24 @@ fn find(body: &[u8], wanted: &[u8], from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn form(body: &str) -> S3Result<Form> {
-        Form::parse("multipart/form-data; boundary=xYz", Bytes::from(body.replace('\n', "\r\n")))
+    const TYPE: &str = "multipart/form-data; boundary=xYz";
+
+    fn form(body: &str) -> S3Result<(Form, Bytes)> {
+        let body = Bytes::from(body.replace('\n', "\r\n"));
+        let form = Form::parse_head(TYPE, &body, true)?.expect("the body is whole");
+        let file = form.file(body)?;
+        Ok((form, file))
     }
 
     #[test]
     fn fields_and_file_are_told_apart() {
-        let form = form(
+        let (form, file) = form(
             "--xYz\nContent-Disposition: form-data; name=\"Key\"\n\nup/${filename}\n--xYz\nContent-Disposition: form-data; name=\"empty\"\n\n\n--xYz\nContent-Disposition: form-data; filename=\"C:\\a\\b c.txt\"; name=\"file\"\nContent-Type: text/plain\n\nline\n--xY\n--xYz\nContent-Disposition: form-data; name=\"submit\"\n\nx\n--xYz--\n",
         )
         .unwrap();
         assert_eq!(form.key().unwrap(), "up/b c.txt");
         assert_eq!(form.field("empty"), Some(""));
-        assert_eq!(&form.file()[..], b"line\r\n--xY");
+        assert_eq!(&file[..], b"line\r\n--xY");
         assert_eq!(form.field("submit"), None);
     }
 
@@ -168,6 +197,16 @@ mod tests {
         ] {
             assert!(form(body).is_err(), "{body}");
         }
-        assert!(Form::parse("multipart/form-data", Bytes::new()).is_err());
+        assert!(Form::parse_head("multipart/form-data", b"", false).is_err());
+    }
+
+    #[test]
+    fn the_head_is_read_wherever_the_body_is_cut() {
+        let body = "--xYz\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\nk\r\n--xYz\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nbytes\r\n--xYz--\r\n";
+        let file_at = body.find("bytes").unwrap();
+        for cut in 0..body.len() {
+            let parsed = Form::parse_head(TYPE, &body.as_bytes()[..cut], false).unwrap();
+            assert_eq!(parsed.is_some(), cut >= file_at, "{cut}");
+        }
     }
 }

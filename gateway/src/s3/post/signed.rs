@@ -19,8 +19,12 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Fields that a policy need not name.
 const FREE_FIELDS: [&str; 3] = ["policy", "x-amz-signature", "file"];
 
-/// The access key that signed the form, if the form keeps to what was signed.
-pub(super) async fn check(core: &Arc<Core>, form: &Form, bucket: &str) -> S3Result<Arc<AccessKey>> {
+/// The access key that signed the form, if the form keeps to what was signed; how long the file is, is still to be asked.
+pub(super) async fn check(
+    core: &Arc<Core>,
+    form: &Form,
+    bucket: &str,
+) -> S3Result<(Arc<AccessKey>, Conditions)> {
     if form.field("awsaccesskeyid").is_some() || form.field("signature").is_some() {
         return Err(s3_error!(
             InvalidRequest,
@@ -60,8 +64,9 @@ pub(super) async fn check(core: &Arc<Core>, form: &Form, bucket: &str) -> S3Resu
             "The request signature we calculated does not match the signature you provided."
         ));
     }
-    Conditions::parse(policy)?.check(form, bucket, core.config.clock.now_ms())?;
-    Ok(key)
+    let conditions = Conditions::parse(policy)?;
+    conditions.check(form, bucket, core.config.clock.now_ms())?;
+    Ok((key, conditions))
 }
 
 fn signature_of(secret: &str, day: &str, region: &str, policy: &str) -> String {
@@ -74,7 +79,7 @@ fn signature_of(secret: &str, day: &str, region: &str, policy: &str) -> String {
 
 /// What a policy demands.
 #[derive(Debug, PartialEq, Eq)]
-struct Conditions {
+pub(super) struct Conditions {
     expires_ms: UnixMs,
     fields: Vec<Condition>,
     length: Option<(u64, u64)>,
@@ -169,12 +174,17 @@ impl Conditions {
         if let Some((extra, _)) = form.fields().find(|(name, _)| !is_free(name) && !is_named(name)) {
             return Err(refused(&format!("Extra input fields: {extra}")));
         }
+        Ok(())
+    }
+
+    /// Whether a file of this length may be uploaded.
+    pub(super) fn check_length(&self, len: u64) -> S3Result<()> {
         match self.length {
-            Some((least, _)) if (form.file().len() as u64) < least => Err(s3_error!(
+            Some((least, _)) if len < least => Err(s3_error!(
                 EntityTooSmall,
                 "Your proposed upload is smaller than the minimum allowed size"
             )),
-            Some((_, most)) if form.file().len() as u64 > most => {
+            Some((_, most)) if len > most => {
                 Err(s3_error!(EntityTooLarge, "Your proposed upload exceeds the maximum allowed size"))
             }
             _ => Ok(()),
@@ -188,21 +198,17 @@ fn number(value: &serde_json::Value) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
-    fn form(fields: &[(&str, &str)], file: &str) -> Form {
+    fn form(fields: &[(&str, &str)]) -> Form {
         let mut body = String::new();
         for (name, value) in fields {
             body.push_str(&format!(
                 "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
             ));
         }
-        body.push_str(&format!(
-            "--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n{file}\r\n--b--\r\n"
-        ));
-        Form::parse("multipart/form-data; boundary=b", Bytes::from(body)).unwrap()
+        body.push_str("--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc\r\n--b--\r\n");
+        Form::parse_head("multipart/form-data; boundary=b", body.as_bytes(), true).unwrap().unwrap()
     }
 
     fn conditions(list: &str) -> S3Result<Conditions> {
@@ -218,14 +224,15 @@ mod tests {
         )
         .unwrap();
         let good = [("key", "up/a"), ("content-type", "text/plain")];
-        assert!(policy.check(&form(&good, "abc"), "b", 0).is_ok());
-        assert!(policy.check(&form(&good, "abc"), "other", 0).is_err());
-        assert!(policy.check(&form(&good, "a"), "b", 0).is_err());
-        assert!(policy.check(&form(&good, "abcde"), "b", 0).is_err());
-        assert!(policy.check(&form(&good, "abc"), "b", u64::MAX).is_err());
-        assert!(policy.check(&form(&[("key", "down/a"), good[1]], "abc"), "b", 0).is_err());
-        assert!(policy.check(&form(&[good[0], good[1], ("acl", "public-read")], "abc"), "b", 0).is_err());
-        assert!(policy.check(&form(&[good[0], good[1], ("x-ignore-this", "1")], "abc"), "b", 0).is_ok());
+        assert!(policy.check(&form(&good), "b", 0).is_ok());
+        assert!(policy.check(&form(&good), "other", 0).is_err());
+        assert!(policy.check(&form(&good), "b", u64::MAX).is_err());
+        assert!(policy.check(&form(&[("key", "down/a"), good[1]]), "b", 0).is_err());
+        assert!(policy.check(&form(&[good[0], good[1], ("acl", "public-read")]), "b", 0).is_err());
+        assert!(policy.check(&form(&[good[0], good[1], ("x-ignore-this", "1")]), "b", 0).is_ok());
+        for (len, fits) in [(1, false), (2, true), (4, true), (5, false)] {
+            assert_eq!(policy.check_length(len).is_ok(), fits, "{len}");
+        }
     }
 
     #[test]

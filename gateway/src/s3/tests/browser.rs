@@ -73,19 +73,28 @@ fn form(secret: &str, conditions: &str, fields: &[(&str, &str)], file: &str) -> 
     body
 }
 
+/// A form that the test's own key signed for one object of `bucket`.
+pub(super) fn signed_form(key: &str, file: &str) -> String {
+    let conditions = format!(r#"{{"bucket":"bucket"}},{{"key":"{key}"}}"#);
+    form("secret-of-the-test", &conditions, &[("key", key)], file)
+}
+
+/// Posts a form to `bucket`.
+pub(super) async fn post(world: &World, body: &str) -> Answer {
+    let request = format!(
+        "POST /bucket HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=edge\r\ncontent-length: {}\r\n\r\n{body}",
+        world.client.address,
+        body.len()
+    );
+    world.client.exchange(request.as_bytes()).await
+}
+
 #[tokio::test]
 async fn forms_upload_what_their_policy_allows() {
     let world = World::with_bucket("bucket").await;
     let post = |body: String| {
-        let client = world.client.clone();
-        async move {
-            let request = format!(
-                "POST /bucket HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=edge\r\ncontent-length: {}\r\n\r\n{body}",
-                client.address,
-                body.len()
-            );
-            client.exchange(request.as_bytes()).await
-        }
+        let world = &world;
+        async move { post(world, &body).await }
     };
     let secret = "secret-of-the-test";
     let conditions = r#"{"bucket":"bucket"},["starts-with","$key","up/"],["starts-with","$content-type",""],["starts-with","$x-amz-meta-who",""],["content-length-range",1,100],{"success_action_status":"201"}"#;

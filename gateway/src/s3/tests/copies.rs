@@ -1,4 +1,4 @@
-//! Copies within a bucket move no bytes; copies between buckets do.
+//! Copies move no bytes, within a bucket and between buckets that are enciphered alike.
 
 use super::*;
 
@@ -77,7 +77,7 @@ async fn copies_keep_to_conditions_on_both_sides() {
 }
 
 #[tokio::test]
-async fn versions_can_be_copied_back_and_buckets_apart_share_nothing() {
+async fn versions_can_be_copied_back() {
     let world = World::with_bucket("bucket").await;
     let enabled = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     world.client.put("/bucket?versioning", enabled).await.expect_status(200);
@@ -87,10 +87,38 @@ async fn versions_can_be_copied_back_and_buckets_apart_share_nothing() {
         copy(&world, &format!("/bucket/k?versionId={first}"), "/bucket/k", &[]).await.expect_status(200);
     assert_eq!(back.header("x-amz-copy-source-version-id"), first);
     assert_eq!(world.client.get("/bucket/k").await.body, b"first");
-    world.client.put("/other", b"").await.expect_status(200);
-    let blocks = world.plane.blocks.lock().len();
-    copy(&world, "/bucket/k", "/other/k", &[]).await.expect_status(200);
-    assert_eq!(world.plane.blocks.lock().len(), blocks + 1, "enciphered again");
-    assert_eq!(world.client.get("/other/k").await.body, b"first");
     assert_sound(&world).await;
+}
+
+#[tokio::test]
+async fn a_copy_to_another_private_bucket_writes_no_block_and_outlives_its_source() {
+    let world = World::with_bucket("bucket").await;
+    world.client.put("/other", b"").await.expect_status(200);
+    world.client.call("PUT", "/open", &[("x-amz-acl", "public-read")], b"").await.expect_status(200);
+    for (name, len) in [("small", 3_000_000), ("large", 12 << 20)] {
+        let body = body_of(len);
+        let (from, to) = (format!("/bucket/{name}"), format!("/other/{name}"));
+        world.client.put(&from, &body).await.expect_status(200);
+        let blocks = world.plane.blocks.lock().len();
+        copy(&world, &from, &to, &[]).await.expect_status(200);
+        assert_eq!(world.plane.blocks.lock().len(), blocks, "no block was written");
+        assert_sound(&world).await;
+        world.client.call("DELETE", &from, &[], b"").await.expect_status(204);
+        assert!(world.client.get(&to).await.expect_status(200).body == body);
+        // Back again, and gone for good.
+        copy(&world, &to, &from, &[]).await.expect_status(200);
+        world.client.call("DELETE", &to, &[], b"").await.expect_status(204);
+        assert!(world.client.get(&from).await.expect_status(200).body == body);
+        assert_sound(&world).await;
+        // Ciphertext is of no use to a public bucket.
+        let blocks = world.plane.blocks.lock().len();
+        copy(&world, &from, "/open/k", &[]).await.expect_status(200);
+        assert!(world.plane.blocks.lock().len() > blocks, "deciphered and stored again");
+        for path in [from.as_str(), "/open/k"] {
+            world.client.call("DELETE", path, &[], b"").await.expect_status(204);
+        }
+    }
+    assert_sound(&world).await;
+    let report = world.core.meta.check().await.unwrap();
+    assert_eq!((report.objects, report.blocks, report.stripes), (0, 0, 0));
 }

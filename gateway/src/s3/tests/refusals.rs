@@ -51,13 +51,13 @@ async fn unknown_buckets_and_keys_are_404() {
 async fn what_is_not_implemented_says_so() {
     let world = World::with_bucket("bucket").await;
     world.client.put("/bucket/o", b"x").await.expect_status(200);
-    for path in ["/bucket?replication", "/bucket?website", "/bucket?notification", "/bucket/o?torrent"] {
+    for path in ["/bucket?inventory&id=x", "/bucket?analytics&id=x", "/bucket/o?torrent"] {
         world.client.get(path).await.expect_error(501, "NotImplemented");
     }
-    let conditional = br#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*","Condition":{"Bool":{}}}}"#;
+    let conditional = br#"{"Statement":{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*","Condition":{"StringEquals":{"aws:SourceVpc":"x"}}}}"#;
     world.client.put("/bucket?policy", conditional).await.expect_error(501, "NotImplemented");
     let acl = [("x-amz-acl", "public-read-write")];
-    world.client.call("PUT", "/other", &acl, b"").await.expect_error(501, "NotImplemented");
+    world.client.call("PUT", "/other", &acl, b"").await.expect_error(400, "AccessControlListNotSupported");
 }
 
 #[tokio::test]
