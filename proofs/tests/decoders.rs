@@ -1,6 +1,8 @@
 //! What an auditor reads of strangers, under attack: a bent checkpoint, log entry or answer is refused or understood,
 //! never a panic, and a checkpoint whose text was touched never passes for signed.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 use holdfast_proofs::answer::decode_body;
 use holdfast_proofs::log::{LogEntry, NoteError, SignedCheckpoint, cosign, sign_checkpoint};
 use holdfast_protocol::cbor;
