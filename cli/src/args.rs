@@ -606,9 +606,27 @@ pub(crate) struct MountArgs {
     /// How long names and sizes are believed, in milliseconds; opening a file always asks
     #[arg(long, env = "HOLDFAST_MOUNT_METADATA_TTL_MS", default_value_t = 1000, value_name = "MS")]
     pub(crate) metadata_ttl_ms: u64,
-    /// Memory for bytes fetched ahead; uploads may take as much again
+    /// Memory for the bytes of files, half of it for reading and half for uploads; at least 32 MiB
     #[arg(long, env = "HOLDFAST_MOUNT_MEMORY", default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: ByteSize,
+    /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
+    #[arg(long, env = "HOLDFAST_DIRECT")]
+    pub(crate) direct: bool,
+    /// Keep verified blocks in this directory; one process at a time uses it. Implies --direct
+    #[arg(long, visible_alias = "cache-dir", env = "HOLDFAST_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// How large the cache may become
+    #[arg(long, env = "HOLDFAST_CACHE_SIZE", default_value = "10GB", value_name = "SIZE")]
+    pub(crate) cache_size: ByteSize,
+    /// Names of files, one a line, in the order in which they will be read: the cache keeps what comes first. Read again when it changes
+    #[arg(long, env = "HOLDFAST_MOUNT_ORDER", value_name = "FILE", requires = "cache")]
+    pub(crate) order: Option<PathBuf>,
+    /// Write a signed transcript of what was served to this new file. Implies --direct
+    #[arg(long, env = "HOLDFAST_TRANSCRIPT", value_name = "FILE")]
+    pub(crate) transcript: Option<PathBuf>,
+    /// What the transcript calls the run
+    #[arg(long, default_value = "", value_name = "TEXT", requires = "transcript")]
+    pub(crate) label: String,
     /// Where files being written lie until they are uploaded [default: under ~/.cache/holdfast]
     #[arg(long, env = "HOLDFAST_MOUNT_STAGING", value_name = "DIR")]
     pub(crate) staging: Option<PathBuf>,

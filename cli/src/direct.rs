@@ -148,6 +148,11 @@ impl Direct {
         Ok(Transferred { key: key.to_owned(), bytes, cid: Some(cid), resumed_bytes: 0 })
     }
 
+    /// The cache of verified blocks, if there is one.
+    pub(crate) fn cache(&self) -> Option<&Arc<BlockCache>> {
+        self.client.cache()
+    }
+
     /// Ends the transcript and the connections.
     pub(crate) async fn finish(&self, output: Output) -> Result<()> {
         if let Some(cache) = self.client.cache() {

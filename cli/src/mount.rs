@@ -16,7 +16,9 @@ use crate::network::Access;
 use crate::output::Output;
 use crate::signals;
 
+mod buffers;
 mod gateway;
+mod ranges;
 
 use gateway::GatewayBackend;
 
