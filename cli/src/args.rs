@@ -476,7 +476,7 @@ pub(crate) struct ImportArgs {
 }
 
 /// Reading straight from the nodes.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DirectArgs {
     /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
     #[arg(long, env = "HOLDFAST_DIRECT")]
@@ -499,6 +499,21 @@ pub(crate) struct DirectArgs {
     /// The root CID that the object must have
     #[arg(long, value_name = "CID", requires = "direct")]
     pub(crate) cid: Option<String>,
+}
+
+impl Default for DirectArgs {
+    /// As if none of the options was given.
+    fn default() -> Self {
+        Self {
+            direct: false,
+            cache: None,
+            cache_size: ByteSize(10_000_000_000),
+            give_up_after: Period(std::time::Duration::from_secs(30)),
+            transcript: None,
+            label: String::new(),
+            cid: None,
+        }
+    }
 }
 
 /// What `transcript` does.

@@ -274,3 +274,27 @@ pub(crate) async fn cat(direct: &Direct, bucket: &str, key: &str) -> Result<()> 
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        direct: DirectArgs,
+    }
+
+    /// Parts of the program make these options themselves. With a deadline of zero, as a derived default had it, no
+    /// read ever ended well, and a mount tried each again until its own patience was over.
+    #[test]
+    fn options_that_were_not_given_are_those_of_an_empty_command_line() {
+        let parsed = Line::try_parse_from(["x"]).expect("no option is required").direct;
+        let default = DirectArgs::default();
+        assert_eq!(default.give_up_after, parsed.give_up_after);
+        assert_eq!(default.cache_size, parsed.cache_size);
+        assert_eq!((default.direct, default.cache, default.label), (parsed.direct, parsed.cache, parsed.label));
+    }
+}
