@@ -115,7 +115,11 @@ fn pieces(object: &DirectObject, range: Range<u64>) -> Vec<Range<u64>> {
 
 /// Exactly `range`, which lies in one block. With a cache the whole block is fetched when it is not there yet: what a
 /// run reads of it later, or in its next epoch, then comes from the cache, and the nodes are asked once.
-async fn piece(object: Arc<DirectObject>, direct: Arc<Direct>, range: Range<u64>) -> Result<Bytes, BackendError> {
+async fn piece(
+    object: Arc<DirectObject>,
+    direct: Arc<Direct>,
+    range: Range<u64>,
+) -> Result<Bytes, BackendError> {
     // Nothing unverified is ever handed on: what cannot be read now is tried again, and then EIO.
     let failed = |error: &dyn std::error::Error| BackendError::Busy { why: error.to_string() };
     let whole = object.unit(range.start);

@@ -63,8 +63,9 @@ async fn follow_once(path: &Path, prefix: &str, backend: &Arc<DirectBackend>, ca
             return;
         }
     };
-    let keys = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(EPOCH_ORDER_MAX);
-    let asked = stream::iter(keys.map(|name| format!("{prefix}{}", name.trim_start_matches('/'))))
+    let names = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(EPOCH_ORDER_MAX);
+    let keys: Vec<String> = names.map(|name| format!("{prefix}{}", name.trim_start_matches('/'))).collect();
+    let asked = stream::iter(keys)
         .map(|key| async move {
             match backend.blocks(&key).await {
                 // A name that leads nowhere will not be read.

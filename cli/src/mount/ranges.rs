@@ -129,7 +129,8 @@ impl Ranges {
         if head.length != range.end - range.start || rest.len() as u64 > head.length {
             return Ok(Range::Unusual);
         }
-        let body = Body { ranges: Arc::clone(self), stream, rest, at: range.start, end: range.end, keep: head.keep };
+        let body =
+            Body { ranges: Arc::clone(self), stream, rest, at: range.start, end: range.end, keep: head.keep };
         let pieces = stream::unfold(Some(body), |body| async move {
             let mut body = body?;
             if body.at == body.end {

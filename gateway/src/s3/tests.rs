@@ -34,6 +34,7 @@ mod links;
 mod objects;
 mod refusals;
 mod rules;
+mod snapshots;
 mod tenants;
 mod tickets;
 mod tokens;

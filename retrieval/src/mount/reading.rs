@@ -323,9 +323,8 @@ async fn fetch_run(source: &Source, promise: Promise) {
     let reading = Arc::clone(&promise.reading);
     let mut filling = Filling { promise, size, buffer: BytesMut::new() };
     let result = reading.stream(source, start..end, |piece| filling.take(piece)).await;
-    let failed = result
-        .err()
-        .unwrap_or_else(|| BackendError::Unreachable { why: "the body ended early".to_owned() });
+    let failed =
+        result.err().unwrap_or_else(|| BackendError::Unreachable { why: "the body ended early".to_owned() });
     filling.promise.fail(&failed);
 }
 

@@ -49,7 +49,10 @@ async fn pieces_end_where_chunks_do_and_connections_serve_again() -> Result<(), 
     let unit = usize::try_from(READ_UNIT)?;
     let body = vec![7; 2 * unit];
     // One connection: a second one would never be accepted.
-    let url = serve(vec![vec![answer("206 Partial Content", "", &body), answer("206 Partial Content", "", b"abc")]])?;
+    let url = serve(vec![vec![
+        answer("206 Partial Content", "", &body),
+        answer("206 Partial Content", "", b"abc"),
+    ]])?;
     let ranges = Ranges::new(&url).ok_or("http")?;
     let start = READ_UNIT / 2;
     let lens = collect(ranges.read(&url, "\"tag\"", start..start + 2 * READ_UNIT).await?).await?;
@@ -84,7 +87,8 @@ async fn a_body_cut_short_is_an_error_and_other_lengths_are_not_believed()
 }
 
 #[tokio::test]
-async fn refusals_are_read_and_what_is_not_plain_is_left_to_others() -> Result<(), Box<dyn std::error::Error>> {
+async fn refusals_are_read_and_what_is_not_plain_is_left_to_others() -> Result<(), Box<dyn std::error::Error>>
+{
     let chunked = b"HTTP/1.1 206 Partial Content\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     let url = serve(vec![
         vec![answer("412 Precondition Failed", "", b"<Error/>"), chunked.to_vec()],
