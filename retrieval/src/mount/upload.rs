@@ -163,7 +163,17 @@ impl FileSystem {
                 }
             }
             let range = index * part_len..((index + 1) * part_len).min(size);
-            let room = self.upload_room(range.end - range.start).await?;
+            let room = loop {
+                // The parts under way hold room themselves: they must go on while this one waits for its own.
+                tokio::select! {
+                    biased;
+                    room = self.upload_room(range.end - range.start) => break room?,
+                    Some(done) = in_flight.next() => {
+                        let (at, tag): (usize, String) = done?;
+                        tags[at] = tag;
+                    }
+                }
+            };
             self.complete(from, staged, range.clone()).await?;
             let file = staged.file();
             in_flight.push(async move {
