@@ -27,6 +27,8 @@ use super::upload::PART_LEN;
 
 /// Open files and directories together. Each costs about 300 bytes.
 const HANDLES_MAX: usize = 1 << 18;
+/// Staged files up to this are removed by whoever lets them go, longer ones on a thread that may wait.
+const REMOVED_AT_ONCE_MAX: u64 = 16 << 20;
 
 /// How a mount behaves.
 #[derive(Clone, Debug)]
@@ -551,7 +553,8 @@ impl FileSystem {
     /// Nobody writes any more, and nothing waits: reads go to what is at the key.
     pub(super) fn let_go(&self, content: &Content, guard: &mut Option<Staged>) {
         content.set_staged(false);
-        if let Some(staged) = guard.take() {
+        let staged = guard.take();
+        if staged.as_ref().is_some_and(|staged| staged.size > REMOVED_AT_ONCE_MAX) {
             // Removing a large file takes its time.
             self.runtime.spawn_blocking(move || drop(staged));
         }
