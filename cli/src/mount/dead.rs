@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::output::Output;
 
-/// What the kernel calls our mounts.
-const KIND: &str = "fuse.holdfast";
+/// What sources of our mounts begin with, and what the kernel calls their kind: a mount made by root bears no name.
+const SOURCE: &str = "holdfast:";
+const KINDS: [&str; 2] = ["fuse", "fuse.holdfast"];
 
 /// Takes away what a mount left on `dir` that was killed: every access to it fails with ENOTCONN.
 pub(super) async fn clear(dir: &Path, output: Output) -> Result<()> {
@@ -16,8 +17,8 @@ pub(super) async fn clear(dir: &Path, output: Output) -> Result<()> {
         let place = place(dir)?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         match kind_at(&mounts, &place) {
-            Some(kind) if kind == KIND => {}
-            Some(kind) => {
+            Some((kind, source)) if KINDS.contains(&&*kind) && source.starts_with(SOURCE) => {}
+            Some((kind, _)) => {
                 bail!("{} is a mount of {kind} whose process is gone; unmount it first", dir.display())
             }
             None => bail!("{} cannot be reached: the process that served it is gone", dir.display()),
@@ -47,14 +48,15 @@ fn place(dir: &Path) -> Result<PathBuf> {
     Ok(std::fs::canonicalize(parent).map_or_else(|_| absolute.clone(), |parent| parent.join(name)))
 }
 
-/// The type of the topmost mount at `place`, from the text of /proc/self/mountinfo.
-fn kind_at(mounts: &str, place: &Path) -> Option<String> {
+/// Kind and source of the topmost mount at `place`, from the text of /proc/self/mountinfo.
+fn kind_at(mounts: &str, place: &Path) -> Option<(String, String)> {
     let line = mounts.lines().rev().find(|line| {
         let point = line.split(' ').nth(4).map(unescaped);
         point.is_some_and(|point| Path::new(&point) == place)
     })?;
     let (_, behind) = line.split_once(" - ")?;
-    behind.split(' ').next().map(str::to_owned)
+    let mut words = behind.split(' ');
+    Some((words.next()?.to_owned(), unescaped(words.next()?)))
 }
 
 /// Spaces and the like are written as three octal digits.
@@ -89,8 +91,10 @@ mod tests {
         let mounts = "29 1 0:1 / / rw - ext4 /dev/vda rw\n\
                       40 29 0:40 / /mnt/a\\040b rw - tmpfs tmpfs rw\n\
                       41 40 0:41 / /mnt/a\\040b rw,nosuid shared:7 - fuse.holdfast holdfast:x rw\n";
-        assert_eq!(kind_at(mounts, Path::new("/mnt/a b")).as_deref(), Some(KIND));
-        assert_eq!(kind_at(mounts, Path::new("/")).as_deref(), Some("ext4"));
-        assert_eq!(kind_at(mounts, Path::new("/mnt/c")), None);
+        let found = |place: &str| kind_at(mounts, Path::new(place));
+        let pair = |kind: &str, source: &str| Some((kind.to_owned(), source.to_owned()));
+        assert_eq!(found("/mnt/a b"), pair("fuse.holdfast", "holdfast:x"));
+        assert_eq!(found("/"), pair("ext4", "/dev/vda"));
+        assert_eq!(found("/mnt/c"), None);
     }
 }
