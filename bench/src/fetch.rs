@@ -3,7 +3,7 @@
 //! Nodes are processes of their own. A stall is SIGSTOP for one second, death is SIGKILL: the gateway's prober and the
 //! transports see what they would see of a machine that hangs or is gone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::s3::{Payload, Server, Session};
 use crate::{BUCKET, CommonArgs, REPORT_VERSION, SEED, show};
 
 mod direct;
+mod epoch;
 mod trouble;
 
 const MIB: u64 = 1 << 20;
@@ -35,6 +36,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// Sequential reads in trouble must reach this share of their healthy speed, and their 99th percentile this multiple.
 const SPEED_SHARE: f64 = 0.8;
 const P99_SHARE: f64 = 1.5;
+/// A second epoch from the cache on disk must reach this share of what fio reads there.
+const DISK_SHARE: f64 = 0.8;
 
 /// Options of `fetch`.
 #[derive(Debug, Args)]
@@ -56,6 +59,8 @@ struct Bench {
     len: u64,
     loop_for: Duration,
     only: Option<String>,
+    /// On the disk to measure.
+    folder: PathBuf,
     lines: Vec<Line>,
 }
 
@@ -68,7 +73,7 @@ pub(crate) async fn run(args: FetchArgs) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let plan =
         Plan { binary: args.binary.clone(), data: folder.join("data"), mode: Mode::Separate, meta: None };
-    let done = measure_all(&plan, &args.common).await;
+    let done = measure_all(&plan, &folder, &args.common).await;
     std::fs::remove_dir_all(&folder).ok();
     let tables = vec![Table { mode: Some(Mode::Separate), meta: "rocksdb".to_owned(), lines: done? }];
     let at = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
@@ -78,7 +83,7 @@ pub(crate) async fn run(args: FetchArgs) -> Result<()> {
     Ok(())
 }
 
-async fn measure_all(plan: &Plan, common: &CommonArgs) -> Result<Vec<Line>> {
+async fn measure_all(plan: &Plan, folder: &Path, common: &CommonArgs) -> Result<Vec<Line>> {
     let network = Network::start(plan).await?;
     let server = Arc::new(Server {
         endpoint: Endpoint::plain(network.s3),
@@ -93,14 +98,21 @@ async fn measure_all(plan: &Plan, common: &CommonArgs) -> Result<Vec<Line>> {
         len: size.large_len,
         loop_for: size.loop_for,
         only: common.only.clone(),
+        folder: folder.to_owned(),
         lines: Vec::new(),
     };
     println!("\nsix node processes over QUIC, one gateway, policy local\n{}", report::head());
     Session::new(&bench.server).create_bucket().await?;
     load::put_stream(&bench.server, KEY, bench.len, Payload::Unsigned, 1).await?;
     bench.small_ranges().await?;
+    bench.epochs().await?;
     // The lines in trouble need the healthy one beside them.
-    if bench.only.as_ref().is_some_and(|only| only.contains("KiB")) {
+    let alone = |only: &String| ["KiB", "epoch", "far"].iter().any(|name| only.contains(name));
+    if bench.only.as_ref().is_some_and(|only| only.contains("20 ms")) {
+        bench.far("random blocks, 20 ms away, 0.1 % loss").await?;
+        return Ok(bench.lines);
+    }
+    if bench.only.as_ref().is_some_and(alone) {
         return Ok(bench.lines);
     }
     let healthy = bench.sequential("sequential, healthy", Goal::default(), None).await?;
@@ -160,6 +172,28 @@ impl Bench {
             let line = self.line(name, Unit::OperationsPerSecond, goal, work).await?;
             self.done(line);
         }
+        Ok(())
+    }
+
+    /// The whole object straight from the nodes through a cache on disk, and then again from that disk.
+    async fn epochs(&mut self) -> Result<()> {
+        let (first, second) = ("first epoch, direct, into the disk cache", "second epoch, from the disk cache");
+        if !self.is_wanted(first) && !self.is_wanted(second) {
+            return Ok(());
+        }
+        let disk = epoch::disk_speed(&self.folder, self.len)?;
+        let cache = epoch::open_cache(&self.folder, self.len).await?;
+        let reader = Reader::open_with(&self.server, KEY, None, Some(Arc::clone(&cache))).await?;
+        let line = self.line(first, Unit::MegabytesPerSecond, Goal::default(), epoch::read_all(&reader)).await?;
+        self.done(line);
+        cache.flush().await;
+        let nodes_before = reader.counts().node_bytes;
+        let goal = Goal { speed_min: Some(disk * DISK_SHARE), ..Goal::default() };
+        let work = epoch::read_again(&reader, &self.folder, self.loop_for);
+        let mut line = self.line(second, Unit::MegabytesPerSecond, goal, work).await?;
+        epoch::ensure_from_cache(&reader, nodes_before)?;
+        line.note = format!("fio reads {disk:.0} MB/s from this disk (1 MiB, depth 16): {:.2} of it", line.speed / disk);
+        self.done(line);
         Ok(())
     }
 

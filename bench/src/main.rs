@@ -35,6 +35,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+/// As in the program that users read with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use crate::client::Endpoint;
 use crate::database::Database;
 use crate::measure::{Goal, Line};

@@ -95,7 +95,7 @@ pub(crate) struct Goal {
 impl Goal {
     fn text(&self, unit: Unit) -> String {
         let parts = [
-            self.speed_min.map(|min| format!(">= {min} {}", unit.text())),
+            self.speed_min.map(|min| format!(">= {min:.0} {}", unit.text())),
             self.seconds_max.map(|max| format!("< {max} s")),
             self.cpu_s_per_gib_max.map(|max| format!("< {max} CPU-s/GiB")),
             self.gateway_mib_max.map(|max| format!("< {max} MiB")),
@@ -263,6 +263,8 @@ mod tests {
         let goal = Goal { speed_min: Some(500.0), cpu_s_per_gib_max: Some(3.0), ..Goal::default() };
         let line = line.with_goal(goal);
         assert_eq!((line.met, &*line.goal), (Some(false), ">= 500 MB/s, < 3 CPU-s/GiB"));
+        let share = Goal { speed_min: Some(607.157_516_715), ..Goal::default() };
+        assert_eq!(line.with_goal(share).goal, ">= 607 MB/s", "no more digits than a measurement has");
     }
 
     #[test]

@@ -478,7 +478,7 @@ pub(crate) struct ImportArgs {
 }
 
 /// Reading straight from the nodes.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DirectArgs {
     /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
     #[arg(long, env = "HOLDFAST_DIRECT")]
@@ -501,6 +501,21 @@ pub(crate) struct DirectArgs {
     /// The root CID that the object must have
     #[arg(long, value_name = "CID", requires = "direct")]
     pub(crate) cid: Option<String>,
+}
+
+impl Default for DirectArgs {
+    /// As if none of the options was given.
+    fn default() -> Self {
+        Self {
+            direct: false,
+            cache: None,
+            cache_size: ByteSize(10_000_000_000),
+            give_up_after: Period(std::time::Duration::from_secs(30)),
+            transcript: None,
+            label: String::new(),
+            cid: None,
+        }
+    }
 }
 
 /// What `transcript` does.
@@ -608,9 +623,27 @@ pub(crate) struct MountArgs {
     /// How long names and sizes are believed, in milliseconds; opening a file always asks
     #[arg(long, env = "HOLDFAST_MOUNT_METADATA_TTL_MS", default_value_t = 1000, value_name = "MS")]
     pub(crate) metadata_ttl_ms: u64,
-    /// Memory for bytes fetched ahead; uploads may take as much again
+    /// Memory for the bytes of files, half of it for reading and half for uploads; at least 32 MiB
     #[arg(long, env = "HOLDFAST_MOUNT_MEMORY", default_value = "128MiB", value_name = "SIZE")]
     pub(crate) memory: ByteSize,
+    /// Read from the nodes themselves and verify here: the gateway is trusted for no byte
+    #[arg(long, env = "HOLDFAST_DIRECT")]
+    pub(crate) direct: bool,
+    /// Keep verified blocks in this directory; one process at a time uses it. Implies --direct
+    #[arg(long, visible_alias = "cache-dir", env = "HOLDFAST_CACHE_DIR", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// How large the cache may become
+    #[arg(long, env = "HOLDFAST_CACHE_SIZE", default_value = "10GB", value_name = "SIZE")]
+    pub(crate) cache_size: ByteSize,
+    /// Names of files, one a line, in the order in which they will be read: the cache keeps what comes first. Read again when it changes
+    #[arg(long, env = "HOLDFAST_MOUNT_ORDER", value_name = "FILE", requires = "cache")]
+    pub(crate) order: Option<PathBuf>,
+    /// Write a signed transcript of what was served to this new file. Implies --direct
+    #[arg(long, env = "HOLDFAST_TRANSCRIPT", value_name = "FILE")]
+    pub(crate) transcript: Option<PathBuf>,
+    /// What the transcript calls the run
+    #[arg(long, default_value = "", value_name = "TEXT", requires = "transcript")]
+    pub(crate) label: String,
     /// Where files being written lie until they are uploaded [default: under ~/.cache/holdfast]
     #[arg(long, env = "HOLDFAST_MOUNT_STAGING", value_name = "DIR")]
     pub(crate) staging: Option<PathBuf>,

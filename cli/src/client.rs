@@ -135,11 +135,6 @@ impl Admin {
         self.call(Method::DELETE, path, Bytes::new()).await
     }
 
-    /// Deletes a thing of the API's; the answer has no body.
-    pub(crate) async fn remove(&self, path: &str) -> Result<()> {
-        self.ask(Method::DELETE, path, Bytes::new()).await.map(drop)
-    }
-
     /// The status of `/healthz`, or `None` while nobody listens.
     pub(crate) async fn is_healthy(&self) -> Result<bool> {
         let url = self.base.join("healthz")?;
@@ -431,6 +426,30 @@ impl S3 {
         let url = action.sign(PRESIGNED_FOR);
         let (_, _, body) =
             read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        Ok(body)
+    }
+
+    /// Asks about snapshots: an answer of JSON, or of nothing. `query` is in order.
+    pub(crate) async fn snapshots(&self, method: Method, query: &[(&str, &str)]) -> Result<Bytes> {
+        let credentials = &self.access.credentials;
+        let signed_as = match method {
+            Method::PUT => rusty_s3::Method::Put,
+            Method::DELETE => rusty_s3::Method::Delete,
+            _ => rusty_s3::Method::Get,
+        };
+        let url = rusty_s3::signing::sign(
+            &jiff::Timestamp::now(),
+            signed_as,
+            self.access.s3.clone(),
+            credentials.key(),
+            credentials.secret(),
+            credentials.token(),
+            &self.access.region,
+            PRESIGNED_FOR.as_secs(),
+            query.iter().copied(),
+            std::iter::empty(),
+        );
+        let (_, _, body) = read_all(self.send(method, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
         Ok(body)
     }
 

@@ -148,6 +148,11 @@ impl Direct {
         Ok(Transferred { key: key.to_owned(), bytes, cid: Some(cid), resumed_bytes: 0 })
     }
 
+    /// The cache of verified blocks, if there is one.
+    pub(crate) fn cache(&self) -> Option<&Arc<BlockCache>> {
+        self.client.cache()
+    }
+
     /// Ends the transcript and the connections.
     pub(crate) async fn finish(&self, output: Output) -> Result<()> {
         if let Some(cache) = self.client.cache() {
@@ -268,4 +273,28 @@ pub(crate) async fn cat(direct: &Direct, bucket: &str, key: &str) -> Result<()> 
         })
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        direct: DirectArgs,
+    }
+
+    /// Parts of the program make these options themselves. With a deadline of zero, as a derived default had it, no
+    /// read ever ended well, and a mount tried each again until its own patience was over.
+    #[test]
+    fn options_that_were_not_given_are_those_of_an_empty_command_line() {
+        let parsed = Line::try_parse_from(["x"]).expect("no option is required").direct;
+        let default = DirectArgs::default();
+        assert_eq!(default.give_up_after, parsed.give_up_after);
+        assert_eq!(default.cache_size, parsed.cache_size);
+        assert_eq!((default.direct, default.cache, default.label), (parsed.direct, parsed.cache, parsed.label));
+    }
 }

@@ -8,16 +8,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use holdfast_retrieval::mount::fuse::{FuseOptions, Mounted};
 use holdfast_retrieval::mount::{
-    Backend as _, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
+    Backend, BackendError, FileSystem, Finished, Leftover, ListRequest, MountConfig, Patience,
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::args::MountArgs;
+use crate::args::{DirectArgs, MountArgs};
+use crate::client::S3;
+use crate::direct::Direct;
 use crate::network::Access;
 use crate::output::Output;
+use crate::periods::Period;
 use crate::signals;
 
+mod buffers;
+mod dead;
+mod direct;
 mod gateway;
+mod order;
+mod ranges;
 
+use direct::DirectBackend;
 use gateway::GatewayBackend;
 
 /// Snapshots are read as buckets of this name and their CID.
@@ -25,6 +35,9 @@ pub(crate) const SNAPSHOT_BUCKET_PREFIX: &str = "cid-";
 /// How long open files may hold up the end after a signal. Then the mount goes, and they get ENOTCONN.
 const GRACE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
+/// When a block that no node gives is given up, before it is tried anew: sooner than the mount's own patience with
+/// one attempt, so that it is known which block it was.
+const BLOCK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What is mounted.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,14 +74,15 @@ pub(crate) fn is_snapshot_bucket(bucket: &str) -> bool {
 pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     let target = Target::parse(&args.target)?;
     let access = Access::resolve(&args.network)?;
+    dead::clear(&args.dir, output).await?;
     let dir = std::fs::canonicalize(&args.dir)
         .with_context(|| format!("cannot mount on {}; it must be a directory", args.dir.display()))?;
     let owner = std::fs::metadata(&dir).with_context(|| format!("cannot look at {}", dir.display()))?;
     if !owner.is_dir() {
         bail!("{} is not a directory", dir.display());
     }
-    let backend = GatewayBackend::new(&access, &target.bucket)?;
-    check_target(&backend, &target, args.timeout.0).await?;
+    let gateway = Arc::new(GatewayBackend::new(&access, &target.bucket)?);
+    check_target(&gateway, &target, args.timeout.0).await?;
     let (staging, _lock) = staging(&args, &access, &target, &dir)?;
     let read_only = args.read_only || target.is_snapshot;
     let config = MountConfig {
@@ -80,8 +94,12 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
         memory_bytes: args.memory.0.max(32 << 20),
         patience: args.timeout.0,
     };
+    let straight = straight(&args, access).await?;
+    let following = CancellationToken::new();
+    let _stopped = following.clone().drop_guard();
+    let backend = backend(&args, &target, gateway, straight.as_ref(), following);
     let (files, leftovers) =
-        FileSystem::new(config, Arc::new(backend)).context("the staging directory cannot be used")?;
+        FileSystem::new(config, backend).context("the staging directory cannot be used")?;
     tell_leftovers(&leftovers, output);
     let options = FuseOptions {
         source: format!("holdfast:{}", args.target),
@@ -98,7 +116,42 @@ pub(crate) async fn run(args: MountArgs, output: Output) -> Result<ExitCode> {
     }));
     let mode = if read_only { "read-only" } else { "read-write" };
     output.say(format!("{} is mounted on {}, {mode}; Ctrl-C unmounts", args.target, dir.display()));
-    serve(&files, mounted, &dir, stop, output).await
+    let code = serve(&files, mounted, &dir, stop, output).await?;
+    if let Some(direct) = straight {
+        direct.finish(output).await?;
+    }
+    Ok(code)
+}
+
+/// The way to the nodes, if an option asks for it.
+async fn straight(args: &MountArgs, access: Access) -> Result<Option<Arc<Direct>>> {
+    let options = DirectArgs {
+        direct: args.direct || args.cache.is_some() || args.transcript.is_some(),
+        cache: args.cache.clone(),
+        cache_size: args.cache_size,
+        give_up_after: Period(args.timeout.0.min(BLOCK_PATIENCE)),
+        transcript: args.transcript.clone(),
+        label: args.label.clone(),
+        ..DirectArgs::default()
+    };
+    Direct::start(&options, &S3::new(access)).await
+}
+
+/// Where bytes come from.
+fn backend(
+    args: &MountArgs,
+    target: &Target,
+    gateway: Arc<GatewayBackend>,
+    straight: Option<&Arc<Direct>>,
+    following: CancellationToken,
+) -> Arc<dyn Backend> {
+    let Some(direct) = straight else { return gateway };
+    let backend = Arc::new(DirectBackend::new(gateway, Arc::clone(direct), &target.bucket));
+    if let (Some(order), Some(cache)) = (&args.order, direct.cache()) {
+        let (backend, cache) = (Arc::clone(&backend), Arc::clone(cache));
+        tokio::spawn(order::follow(order.clone(), target.prefix.clone(), backend, cache, following));
+    }
+    backend
 }
 
 /// A bucket that is not there is said before anything is mounted.
@@ -206,7 +259,7 @@ async fn serve(
     let mut uploaded = files.finish().await.uploaded;
     output.value(&serde_json::json!({ "event": "unmounting" }));
     if !mounted.is_over() {
-        detach(dir).await?;
+        dead::detach(dir).await?;
         let until = Instant::now() + GRACE;
         while !mounted.is_over() && Instant::now() < until {
             poll.tick().await;
@@ -238,22 +291,6 @@ fn tell_end(finished: &Finished, uploaded: usize, output: Output) {
         output.say(format!("{key} was not uploaded: {error}; its bytes stay in the staging directory"));
     }
     output.say("unmounted");
-}
-
-/// Unmounts; while files are open, from the tree of names only. They are served until they are closed.
-async fn detach(dir: &Path) -> Result<()> {
-    // Who is not root unmounts with the help of a program that is.
-    let ways: [(&str, &[&str]); 4] =
-        [("umount", &[]), ("umount", &["-l"]), ("fusermount3", &["-u"]), ("fusermount3", &["-u", "-z"])];
-    let mut said = String::new();
-    for (program, options) in ways {
-        match tokio::process::Command::new(program).args(options).arg(dir).output().await {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => said = String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Err(error) => said = format!("{program}: {error}"),
-        }
-    }
-    bail!("cannot unmount {}: {said}", dir.display())
 }
 
 #[cfg(test)]

@@ -2,24 +2,28 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use holdfast_gateway::web::api::{CreateSnapshot, SnapshotList, SnapshotRow};
+use anyhow::{Context, Result, bail};
+use holdfast_gateway::web::api::{SnapshotList, SnapshotRow};
+use http::Method;
 
 use crate::args::{SnapshotCommand, SnapshotCreateArgs};
-use crate::client::Admin;
+use crate::client::S3;
 use crate::network::Access;
 use crate::output::Output;
 use crate::sizes::ByteSize;
 
-const PATH: &str = "api/v1/snapshots";
+/// The query parameter that makes a request one about snapshots.
+const MARK: &str = "holdfast-snapshot";
 
 /// `holdfast snapshot …`.
 pub(crate) async fn run(command: SnapshotCommand, output: Output) -> Result<ExitCode> {
     match command {
         SnapshotCommand::Create(args) => create(args, output).await,
         SnapshotCommand::List(args) => {
-            let admin = Admin::of(&Access::resolve(&args.network)?)?;
-            let list: SnapshotList = admin.get(PATH).await?;
+            let answer =
+                S3::new(Access::resolve(&args.network)?).snapshots(Method::GET, &[(MARK, "")]).await?;
+            let list: SnapshotList =
+                serde_json::from_slice(&answer).context("the gateway's list of snapshots cannot be read")?;
             for row in &list.snapshots {
                 output.value(row);
                 output.say(line(row));
@@ -27,8 +31,8 @@ pub(crate) async fn run(command: SnapshotCommand, output: Output) -> Result<Exit
             Ok(ExitCode::SUCCESS)
         }
         SnapshotCommand::Rm(args) => {
-            let admin = Admin::of(&Access::resolve(&args.network)?)?;
-            admin.remove(&format!("{PATH}/{}", args.name)).await?;
+            let s3 = S3::new(Access::resolve(&args.network)?);
+            s3.snapshots(Method::DELETE, &[(MARK, &args.name)]).await?;
             output.value(&serde_json::json!({ "removed": args.name }));
             output.say(format!("{} removed", args.name));
             Ok(ExitCode::SUCCESS)
@@ -45,9 +49,11 @@ async fn create(args: SnapshotCreateArgs, output: Output) -> Result<ExitCode> {
     // `v1` means what lies below it, as in `put`; never `v10`.
     let prefix = prefix.trim_end_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    let admin = Admin::of(&Access::resolve(&args.network)?)?;
-    let new = CreateSnapshot { name: args.name, bucket: bucket.to_owned(), prefix };
-    let row: SnapshotRow = admin.post(PATH, &new).await?;
+    let s3 = S3::new(Access::resolve(&args.network)?);
+    let query = [("bucket", bucket), (MARK, &*args.name), ("prefix", &prefix)];
+    let answer = s3.snapshots(Method::PUT, &query).await?;
+    let row: SnapshotRow =
+        serde_json::from_slice(&answer).context("the gateway's answer about the snapshot cannot be read")?;
     output.value(&row);
     output.say(line(&row));
     output.say(format!(

@@ -55,6 +55,7 @@ mod refuse;
 mod rename;
 mod service;
 pub(crate) mod session;
+pub(crate) mod snapshots;
 mod tagging;
 #[cfg(test)]
 mod tests;
@@ -202,7 +203,8 @@ fn library(core: Arc<Core>) -> S3Service {
     let domains = core.domains.clone();
     let gatekeeper = access::Gatekeeper { core: Arc::clone(&core) };
     let mut builder = S3ServiceBuilder::new(service::Holdfast { core: Arc::clone(&core) });
-    builder.set_route(ticket::TicketRoute { core });
+    let tickets = ticket::TicketRoute { core: Arc::clone(&core) };
+    builder.set_route(snapshots::Routes { tickets, core });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(gatekeeper.clone());
     builder.set_access(gatekeeper);

@@ -112,6 +112,14 @@ pub(crate) async fn list(core: &Core) -> Result<Vec<SnapshotRow>, SnapshotError>
         .collect()
 }
 
+/// The snapshot of this name.
+pub(crate) async fn find(core: &Core, name: &str) -> Result<Option<SnapshotRow>, SnapshotError> {
+    check_name(name)?;
+    let setting = format!("{SETTING_PREFIX}{name}");
+    let Some(value) = core.meta.setting(&setting).await? else { return Ok(None) };
+    Ok(Some(open(&core.meta, &setting, &value)?.row(name.to_owned())))
+}
+
 fn seal(meta: &Meta, setting: &str, kept: &Kept) -> Result<Vec<u8>, MetaError> {
     let mut value = serde_json::to_vec(kept).map_err(|_| MetaError::Corrupt { what: "snapshot" })?;
     let seal = meta.keys().seal(setting.as_bytes(), &value)?;

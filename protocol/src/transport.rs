@@ -72,6 +72,10 @@ pub trait Connection: Send + Sync + 'static {
     /// them stay as they are.
     fn widen(&self) {}
 
+    /// The peer may read here and sends little more than requests: it gets what reading takes. For connections that
+    /// began with less.
+    fn widen_for_reading(&self) {}
+
     /// Ends the connection now; streams fail at both ends.
     fn close(&self, reason: &str);
 }

@@ -141,6 +141,11 @@ impl BlockCache {
         }
     }
 
+    /// Whether the block is here, as far as known without reading it. Does not count as a use.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.memory.holds(digest) || self.disk.as_ref().is_some_and(|disk| disk.holds(digest))
+    }
+
     /// The order in which blocks will be read from now on: the rest of this epoch, and the next one as far as
     /// it is known. Replaces the order given before; an empty one ends it. At most [`EPOCH_ORDER_MAX`] count.
     pub fn follow(&self, order: impl IntoIterator<Item = Digest>) {

@@ -18,6 +18,7 @@ mod patience;
 mod pattern;
 mod ranges;
 mod reading;
+mod spans;
 mod staged;
 mod tree;
 mod upload;
@@ -26,7 +27,7 @@ pub use backend::{Backend, BackendError, ByteStream, ListPage, ListRequest, List
 pub use error::FsError;
 pub use files::{Attr, DirEntry, FileSystem, Kind, MountConfig, OpenMode, Opened, ReadStart, ReadWait};
 pub use patience::{Outage, Patience};
-pub use pattern::{Pattern, Plan};
+pub use pattern::{CHUNK_LEN as READ_UNIT, Pattern, Plan};
 pub use ranges::RangeSet;
 pub use staged::Leftover;
 pub use upload::Finished;

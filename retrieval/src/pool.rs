@@ -23,6 +23,7 @@ mod culprits;
 mod entry;
 mod error;
 pub mod latency;
+mod throughput;
 pub mod upkeep;
 
 pub use crate::placement::{FailureDomain, Network};
@@ -128,6 +129,8 @@ pub struct NodeView {
     pub small: LatencyView,
     /// How long large ones take.
     pub large: LatencyView,
+    /// Bytes a second that came from it while anything was under way; `None` while that is not known.
+    pub bytes_per_second: Option<f64>,
     /// Times it was caught lying.
     pub lies: u64,
 }
@@ -162,6 +165,28 @@ pub enum Outcome {
         /// About which block.
         digest: Option<Digest>,
     },
+}
+
+/// A request under way; see [`NodePool::under_way`].
+pub(crate) struct UnderWay {
+    entry: Option<Arc<Entry>>,
+    bytes: u64,
+    delivered: u64,
+}
+
+impl UnderWay {
+    /// This many bytes came.
+    pub(crate) fn delivered(&mut self, bytes: usize) {
+        self.delivered = bytes as u64;
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            entry.end(self.bytes, self.delivered);
+        }
+    }
 }
 
 /// The known nodes and the connections to them.
@@ -350,6 +375,21 @@ impl NodePool {
     /// How long a node's answers of about `bytes` bytes take.
     pub fn latency(&self, id: NodeId, bytes: usize) -> LatencyView {
         self.entry(id).map(|entry| entry.latency(SizeClass::of(bytes))).unwrap_or_default()
+    }
+
+    /// How long a read of `bytes` more from a node will take, behind all that is under way from it already; `None` while
+    /// its rate is not known.
+    pub fn expects(&self, id: NodeId, bytes: usize) -> Option<Duration> {
+        self.entry(id).ok()?.expects(bytes as u64)
+    }
+
+    /// Notes that `bytes` are asked of a node, until what this gives is dropped.
+    pub(crate) fn under_way(&self, id: NodeId, bytes: usize) -> UnderWay {
+        let entry = self.entry(id).ok();
+        if let Some(entry) = &entry {
+            entry.begin(bytes as u64);
+        }
+        UnderWay { entry, bytes: bytes as u64, delivered: 0 }
     }
 
     /// The 95th percentile that the node in the middle has for answers of about `bytes` bytes: what to expect of

@@ -5,7 +5,7 @@
 //! found. A digest is 32 bytes and a read 3 to 10, so a transcript stays under 1 % of the bytes while blocks or
 //! repeated reads average 8 KiB and more; neighbouring reads of one block are written as one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ use crate::fetch::{ReadObserver, ServedBy};
 
 /// The longest frame: a full record takes 4,096 blocks of 43 bytes, as many nodes of 34, and its reads.
 const FRAME_LEN_MAX: usize = 1 << 20;
+/// Reads that may still be extended by their neighbours: as many as readers are usually side by side.
+const PENDING_MAX: usize = 32;
 /// Records that one file may have: 16 TiB of whole blocks.
 const RECORDS_MAX: u64 = 1 << 20;
 
@@ -97,8 +99,8 @@ struct Writing {
     file: File,
     chain: Chain,
     open: Open,
-    /// The newest read, which the next one may extend.
-    pending: Option<(BlockRef, ByteRange, ServedBy)>,
+    /// The newest reads, the oldest first, which a next one may extend: readers side by side take turns.
+    pending: VecDeque<(BlockRef, ByteRange, ServedBy)>,
     summary: Summary,
     /// The first failure to write; nothing is written after it.
     failed: Option<io::Error>,
@@ -158,7 +160,7 @@ impl Recorder {
             file,
             chain,
             open: Open::default(),
-            pending: None,
+            pending: VecDeque::with_capacity(PENDING_MAX),
             summary: Summary::default(),
             failed: None,
             finished: false,
@@ -171,7 +173,11 @@ impl Recorder {
         let mut state = self.state.lock();
         let now_ms = self.clock.now_ms();
         if !state.finished {
-            state.settle(now_ms);
+            while state.settle(now_ms) {
+                if state.open.is_full() {
+                    state.cut(&self.key, false);
+                }
+            }
             state.cut(&self.key, true);
             state.finished = true;
             if state.failed.is_none()
@@ -194,16 +200,17 @@ impl ReadObserver for Recorder {
         if state.finished || state.failed.is_some() {
             return;
         }
-        if let Some((last, read, source)) = &mut state.pending
-            && *last == block
-            && *source == by
-            && read.end() == range.start
-        {
+        let extended = state.pending.iter_mut().rev().find(|(pending, read, source)| {
+            *pending == block && *source == by && read.end() == range.start
+        });
+        if let Some((_, read, _)) = extended {
             read.len += range.len;
             return;
         }
-        state.settle(now_ms);
-        state.pending = Some((block, range, by));
+        if state.pending.len() >= PENDING_MAX {
+            state.settle(now_ms);
+        }
+        state.pending.push_back((block, range, by));
         if state.open.is_full() {
             state.cut(&self.key, false);
         }
@@ -211,11 +218,11 @@ impl ReadObserver for Recorder {
 }
 
 impl Writing {
-    /// Enters the pending read into the open record.
-    fn settle(&mut self, now_ms: UnixMs) {
-        if let Some((block, range, by)) = self.pending.take() {
-            self.open.enter(block, range, by, now_ms);
-        }
+    /// Enters the oldest pending read into the open record; false when none is pending.
+    fn settle(&mut self, now_ms: UnixMs) -> bool {
+        let Some((block, range, by)) = self.pending.pop_front() else { return false };
+        self.open.enter(block, range, by, now_ms);
+        true
     }
 
     /// Signs and writes the open record.

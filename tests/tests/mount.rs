@@ -1,65 +1,12 @@
 //! The mount and snapshots, with real processes: the examples of `docs/MOUNT.md`, the end of a mount, a dead gateway.
-//!
-//! These take `/dev/fuse` and the right to mount. Without them they fail and say so, unless
-//! `HOLDFAST_TEST_WITHOUT_FUSE` is set, which is said too.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::{Network, Process, bytes_of, client_program, succeeded, write_file};
-
-/// A mount of a network's bucket.
-struct Mount {
-    /// Taken by whoever waits for its end.
-    process: Option<Process>,
-    dir: PathBuf,
-}
-
-/// Whether mounts can be had; fails when they cannot and nobody said that this is known.
-fn has_fuse() -> Result<bool> {
-    if std::env::var_os("HOLDFAST_TEST_WITHOUT_FUSE").is_some() {
-        eprintln!("NOT TESTED: HOLDFAST_TEST_WITHOUT_FUSE is set, so nothing is mounted");
-        return Ok(false);
-    }
-    std::fs::File::options().read(true).write(true).open("/dev/fuse").context(
-        "FUSE cannot be had here: it takes /dev/fuse (`mknod /dev/fuse c 10 229`) and root or fusermount3; set \
-         HOLDFAST_TEST_WITHOUT_FUSE=1 to leave these tests out",
-    )?;
-    Ok(true)
-}
-
-impl Mount {
-    fn new(network: &Network, root: &Path, name: &str, target: &str, more: &[&str]) -> Result<Self> {
-        let (dir, staging) = (root.join(name), root.join(format!("{name}.staging")));
-        std::fs::create_dir_all(&dir)?;
-        let text = |path: &Path| path.to_str().map(str::to_owned).context("UTF-8");
-        let (dir_text, staging, data) = (text(&dir)?, text(&staging)?, text(&network.data)?);
-        let mut args = vec!["mount", target, &dir_text, "--staging", &staging, "--data", &data];
-        args.extend(more);
-        let process = Process::start(&args)?;
-        process.wait_event("ready")?;
-        Ok(Self { process: Some(process), dir })
-    }
-
-    fn process(&mut self) -> Result<&mut Process> {
-        self.process.as_mut().context("it has ended")
-    }
-
-    /// Ctrl-C's twin; the exit code says whether anything was left.
-    fn stop(&mut self) -> Result<()> {
-        self.process.take().context("it has ended")?.stop()
-    }
-}
-
-/// A mount must be gone before its directory is removed, also when a test fails.
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Best effort: after a clean end it is unmounted already.
-        let _ = Command::new("umount").arg("-l").arg(&self.dir).stderr(std::process::Stdio::null()).status();
-    }
-}
+use holdfast_tests::mounted::{Mount, has_fuse};
+use holdfast_tests::{Network, bytes_of, client_program, program, succeeded, write_file};
 
 /// Shell blocks of a page.
 fn examples(page: &str) -> Vec<String> {
@@ -178,7 +125,15 @@ fn a_snapshot_stays_what_it_was() -> Result<()> {
     let made = network.holdfast(&["snapshot", "create", "data/v1", "run-42"])?;
     let cid = made[0]["cid"].as_str().context("cid")?.to_owned();
     assert_eq!((made[0]["objects"].as_u64(), made[0]["bytes"].as_u64()), (Some(3), Some(40_100_000)));
-    let again = network.holdfast(&["snapshot", "create", "data/v1", "run-43"])?;
+    // Without the network's directory, and so without its admin token: the keys are enough.
+    let credentials = network.data.join("credentials");
+    let output = Command::new(program()?)
+        .args(["--json", "snapshot", "create", "data/v1", "run-43", "--gateway", &network.s3()])
+        .env("AWS_SHARED_CREDENTIALS_FILE", &credentials)
+        .env("AWS_PROFILE", "holdfast")
+        .output()?;
+    let again: Vec<serde_json::Value> =
+        succeeded(output, "snapshot create")?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert_eq!(again[0]["cid"], cid.as_str(), "the same content has the same CID");
 
     network.aws_ok(&["s3", "rm", "s3://data", "--recursive"])?;

@@ -14,6 +14,7 @@ use holdfast_protocol::time::SystemClock;
 use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_protocol::{NodeId, SigningKey};
+use holdfast_retrieval::cache::BlockCache;
 use holdfast_retrieval::direct::{
     DirectClient, DirectConfig, DirectObject, ReadTicket, TicketFailure, Tickets,
 };
@@ -96,7 +97,7 @@ impl Tickets for GatewayTickets {
 impl Reader {
     /// Opens an object with a key of its own.
     pub(crate) async fn open(server: &Arc<Server>, key: &str) -> Result<Self> {
-        Self::open_through(server, key, None).await
+        Self::open_with(server, key, None, None).await
     }
 
     /// The same with every node behind a relay of these conditions.
@@ -105,17 +106,37 @@ impl Reader {
         key: &str,
         far: Option<Conditions>,
     ) -> Result<Self> {
+        Self::open_with(server, key, far, None).await
+    }
+
+    /// The same, and with a cache beside.
+    pub(crate) async fn open_with(
+        server: &Arc<Server>,
+        key: &str,
+        far: Option<Conditions>,
+        cache: Option<Arc<BlockCache>>,
+    ) -> Result<Self> {
         let signing = Arc::new(SigningKey::generate()?);
         let holder = NodeId(signing.public());
         let config = QuicConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)), signing);
         let transport: Arc<dyn Transport> =
             QuicTransport::bind(config).context("cannot open a QUIC socket")?;
         let pool = NodePool::new(PoolConfig::new(transport, "holdfast-bench", Arc::new(SystemClock)));
-        let client = DirectClient::new(pool, DirectConfig::default());
+        let client = DirectClient::new(pool, DirectConfig { cache, ..DirectConfig::default() });
         let (key_of, relays) = (key.to_owned(), tokio::sync::Mutex::default());
         let tickets = GatewayTickets { server: Arc::clone(server), key: key_of, holder, far, relays };
         let object = Arc::new(DirectObject::open(client, Arc::new(tickets)).await?);
         Ok(Self { object, server: Arc::clone(server), key: key.to_owned() })
+    }
+
+    /// The object.
+    pub(crate) fn object(&self) -> &Arc<DirectObject> {
+        &self.object
+    }
+
+    /// Compares bytes that were read at `offset`.
+    pub(crate) fn check(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.server.pattern.check(&self.key, offset).next(bytes)
     }
 
     /// What was read how, so far.

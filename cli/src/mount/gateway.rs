@@ -24,6 +24,7 @@ use rusty_s3::actions::{CompleteMultipartUpload, CreateMultipartUpload, ListObje
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use url::Url;
 
+use super::ranges::{Range as Answer, Ranges};
 use crate::network::Access;
 
 const REGION: &str = "us-east-1";
@@ -48,6 +49,8 @@ pub(crate) struct GatewayBackend {
     bucket: Bucket,
     credentials: Credentials,
     read_urls: parking::ReadUrls,
+    /// How bodies are read, where the gateway is spoken to in plain HTTP.
+    ranges: Option<std::sync::Arc<Ranges>>,
 }
 
 impl GatewayBackend {
@@ -62,7 +65,8 @@ impl GatewayBackend {
             .build(connector);
         let bucket = Bucket::new(access.s3.clone(), UrlStyle::Path, bucket.to_owned(), REGION)?;
         let credentials = access.credentials.clone();
-        Ok(Self { client, bucket, credentials, read_urls: parking::ReadUrls::default() })
+        let ranges = Ranges::new(&access.s3);
+        Ok(Self { client, bucket, credentials, read_urls: parking::ReadUrls::default(), ranges })
     }
 
     /// Sends a signed request; an answer that is no success becomes an error.
@@ -102,6 +106,53 @@ impl GatewayBackend {
         let url = self.bucket.get_object(Some(&self.credentials), key).sign(PRESIGNED_FOR);
         self.read_urls.insert(key, url.clone());
         url
+    }
+}
+
+impl GatewayBackend {
+    /// The same by the general client, whose bodies may come in any way.
+    async fn read_anyhow(
+        &self,
+        key: &str,
+        url: &Url,
+        etag: &str,
+        range: Range<u64>,
+    ) -> Result<ByteStream, BackendError> {
+        let mut headers = HeaderMap::new();
+        let wanted = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        for (name, value) in [(RANGE, wanted.as_str()), (IF_MATCH, etag)] {
+            headers.insert(name, HeaderValue::from_str(value).map_err(|_| unreadable(key, "entity tag"))?);
+        }
+        let response = match self.send(key, Method::GET, url, headers, Bytes::new()).await {
+            Err(error) => return Err(gone_is_changed(error)),
+            Ok(sent) => sent,
+        };
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(unreadable(key, "answer to a range"));
+        }
+        let frames = stream::unfold(response.into_body(), |mut body| async move {
+            loop {
+                match body.frame().await? {
+                    Ok(frame) => match frame.into_data() {
+                        Ok(bytes) => return Some((Ok(bytes), body)),
+                        Err(_) => continue,
+                    },
+                    Err(error) => {
+                        let broken = BackendError::Unreachable { why: chain(&error) };
+                        return Some((Err(broken), body));
+                    }
+                }
+            }
+        });
+        Ok(frames.boxed())
+    }
+}
+
+/// Deleted since it was opened: its readers hold on to something that is gone.
+fn gone_is_changed(error: BackendError) -> BackendError {
+    match error {
+        BackendError::NotFound { key } => BackendError::Changed { key },
+        error => error,
     }
 }
 
@@ -285,34 +336,19 @@ impl Backend for GatewayBackend {
 
     async fn read(&self, key: &str, etag: &str, range: Range<u64>) -> Result<ByteStream, BackendError> {
         let url = self.read_url(key);
-        let mut headers = HeaderMap::new();
-        let wanted = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
-        for (name, value) in [(RANGE, wanted.as_str()), (IF_MATCH, etag)] {
-            headers.insert(name, HeaderValue::from_str(value).map_err(|_| unreadable(key, "entity tag"))?);
-        }
-        let response = match self.send(key, Method::GET, &url, headers, Bytes::new()).await {
-            // Deleted since it was opened: its readers hold on to something that is gone.
-            Err(BackendError::NotFound { key }) => return Err(BackendError::Changed { key }),
-            sent => sent?,
+        // It becomes a line of a request.
+        HeaderValue::from_str(etag).map_err(|_| unreadable(key, "entity tag"))?;
+        let asked = match &self.ranges {
+            Some(ranges) => ranges.read(&url, etag, range.clone()).await?,
+            None => Answer::Unusual,
         };
-        if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Err(unreadable(key, "answer to a range"));
-        }
-        let frames = stream::unfold(response.into_body(), |mut body| async move {
-            loop {
-                match body.frame().await? {
-                    Ok(frame) => match frame.into_data() {
-                        Ok(bytes) => return Some((Ok(bytes), body)),
-                        Err(_) => continue,
-                    },
-                    Err(error) => {
-                        let broken = BackendError::Unreachable { why: chain(&error) };
-                        return Some((Err(broken), body));
-                    }
-                }
-            }
-        });
-        Ok(frames.boxed())
+        let error = match asked {
+            Answer::Body(body) => return Ok(body),
+            Answer::Refused(status, said) if !status.is_success() => failure(key, status, &said),
+            Answer::Refused(..) => unreadable(key, "answer to a range"),
+            Answer::Unusual => return self.read_anyhow(key, &url, etag, range).await,
+        };
+        Err(gone_is_changed(error))
     }
 
     async fn put(&self, key: &str, bytes: Bytes, condition: WriteIf) -> Result<Stat, BackendError> {

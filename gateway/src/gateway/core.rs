@@ -35,6 +35,7 @@ use crate::s3::fair::Fair;
 use crate::s3::host::Domains;
 use crate::s3::post::FormMemory;
 use crate::s3::rechunk::ChunkMemory;
+use crate::s3::snapshots::SnapshotSources;
 
 const TAG_CONTEXT: &str = "holdfast claim tag secret v1";
 const REPAIR_SCOPE_CONTEXT: &str = "holdfast repair scope v1";
@@ -78,6 +79,7 @@ pub(crate) struct Core {
     pub(crate) reconciled: Reconciled,
     /// Placement rows, with the terms of new claims.
     pub(crate) placement: Arc<MetaPlacement>,
+    pub(crate) snapshot_sources: SnapshotSources,
     pub(crate) s3_requests: AtomicU64,
     pub(crate) started: Instant,
     deliveries: Notify,
@@ -156,6 +158,7 @@ impl Core {
             delegation,
             reconciled: Reconciled::default(),
             placement: Arc::clone(&placement),
+            snapshot_sources: SnapshotSources::default(),
             s3_requests: AtomicU64::new(0),
             started: Instant::now(),
             deliveries: Notify::new(),

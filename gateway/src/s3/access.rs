@@ -18,6 +18,7 @@ use s3s::{S3Error, S3ErrorCode, S3Request, S3Result, s3_error};
 
 use super::policy::Verdict;
 use super::session::Session;
+use super::snapshots::Through;
 use super::{bucket_policy, error, rename};
 use crate::gateway::Core;
 use crate::keys::{AccessKey, AccessKeyError, Asked, Operation, Presented, Token};
@@ -55,6 +56,16 @@ impl Caller {
             let now_ms = self.core.config.clock.now_ms();
             token.allow(&Asked { operation, bucket, object, now_ms, presented: self.presented })
         })
+    }
+
+    /// The access key.
+    pub(super) fn id(&self) -> &str {
+        self.key.id()
+    }
+
+    /// Whether everything is theirs.
+    pub(super) fn is_owner(&self) -> bool {
+        self.key.rules.is_owner()
     }
 
     fn require(&self, operation: Operation, bucket: &str, object: Option<&str>) -> S3Result<()> {
@@ -246,7 +257,10 @@ impl Gatekeeper {
             if caller.token.is_some() {
                 return Err(denied());
             }
-            caller.require(Operation::Read, bucket, Some(object))?;
+            match Through::find(&self.core, caller, bucket).await? {
+                Some(through) if through.lets(caller, Operation::Read, object) => {}
+                _ => caller.require(Operation::Read, bucket, Some(object))?,
+            }
         }
         let Some(bucket) = self.core.meta.bucket(bucket).await.map_err(error::meta)? else {
             return if caller.is_some() { Ok(()) } else { Err(denied_stranger()) };
@@ -258,6 +272,23 @@ impl Gatekeeper {
             Verdict::Silent if caller.is_some() || bucket.public => Ok(()),
             _ => Err(denied_stranger()),
         }
+    }
+
+    /// Lets in whoever makes a request of our own that only keys may make.
+    pub(super) async fn enter(
+        &self,
+        access_key: Option<&str>,
+        operation: &'static str,
+        bucket: &str,
+    ) -> S3Result<Caller> {
+        let session = Session::current();
+        let session = session.as_deref();
+        if let Some(session) = session {
+            session.asks_for(operation, bucket, "");
+        }
+        let caller = self.caller(access_key, session).await?.ok_or_else(denied)?;
+        self.admit(&caller, session)?;
+        Ok(caller)
     }
 
     /// What anybody may do.
@@ -343,8 +374,15 @@ impl S3Access for Gatekeeper {
         };
         self.admit(&caller, session)?;
         let rules = &caller.key.rules;
+        let through = Through::find(&self.core, &caller, bucket).await?;
+        let lets = |operation| {
+            through.as_ref().is_some_and(|it| it.lets(&caller, operation, object.unwrap_or_default()))
+        };
         match need(operation) {
             Need::Key => {}
+            Need::Object(operation) if lets(operation) => {}
+            // What exactly is listed is checked when the input is read.
+            Need::Known | Need::Within(Operation::List) if through.is_some() => {}
             Need::Known if rules.know(bucket) && caller.token_lets(Operation::List, bucket, None) => {}
             Need::Within(operation) if rules.allow_some(operation, bucket) => {}
             Need::Object(operation) => caller.require(operation, bucket, object)?,
@@ -367,6 +405,9 @@ impl S3Access for Gatekeeper {
             return Err(bucket_policy::denied());
         }
         context.extensions_mut().insert(Arc::new(caller));
+        if let Some(through) = through {
+            context.extensions_mut().insert(Arc::new(through));
+        }
         self.share(context, &key).await
     }
 
@@ -414,8 +455,11 @@ impl S3Access for Gatekeeper {
 
 /// Without a caller it is a stranger in a public bucket.
 fn may_list(extensions: &http::Extensions, bucket: &str, prefix: Option<&str>) -> S3Result<()> {
+    let prefix = prefix.unwrap_or_default();
+    let through = extensions.get::<Arc<Through>>();
     match extensions.get::<Arc<Caller>>() {
-        Some(caller) => caller.require(Operation::List, bucket, Some(prefix.unwrap_or_default())),
+        Some(caller) if through.is_some_and(|it| it.lets(caller, Operation::List, prefix)) => Ok(()),
+        Some(caller) => caller.require(Operation::List, bucket, Some(prefix)),
         None => Ok(()),
     }
 }
@@ -435,7 +479,7 @@ fn refuse_changed_snapshot(context: &S3AccessContext<'_>) -> S3Result<()> {
     Ok(())
 }
 
-fn denied() -> S3Error {
+pub(super) fn denied() -> S3Error {
     s3_error!(AccessDenied, "Access Denied")
 }
 

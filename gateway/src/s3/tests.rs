@@ -36,6 +36,7 @@ mod objects;
 mod overhead;
 mod refusals;
 mod rules;
+mod snapshots;
 mod tenants;
 mod tickets;
 mod tokens;

@@ -121,7 +121,7 @@ fn target(uri: &Uri) -> S3Result<(String, String)> {
 }
 
 /// The first value of a query parameter, decoded.
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     uri.query()?.split('&').find_map(|pair| {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));
         (found == name).then(|| percent(value)).flatten()

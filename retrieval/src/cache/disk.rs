@@ -141,6 +141,11 @@ impl DiskTier {
         }
     }
 
+    /// Whether the block is here.
+    pub(super) fn holds(&self, digest: &Digest) -> bool {
+        self.shared.slots.lock().contains(digest)
+    }
+
     /// Hands a block to the writer, unless it is here or too much waits.
     pub(super) fn put(&self, digest: Digest, bytes: Bytes, next_use: Option<u64>) {
         let Some(jobs) = &self.jobs else { return };

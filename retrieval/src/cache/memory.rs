@@ -49,6 +49,11 @@ impl MemoryTier {
         Some(bytes)
     }
 
+    /// Whether the block is here.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.state.lock().blocks.contains_key(digest)
+    }
+
     /// Keeps a block if it deserves its place. Returns whether it is here now.
     pub(crate) fn put(&self, digest: Digest, bytes: &Bytes, next_use: Option<u64>) -> bool {
         if bytes.len() > self.max_bytes {

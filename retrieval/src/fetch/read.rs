@@ -22,6 +22,11 @@ use super::ReadFault;
 use crate::block::BlockRef;
 use crate::pool::{NodePool, Outcome};
 
+/// A request may take this many times what its node's rate lets expect.
+const TIMES_EXPECTED: u32 = 4;
+/// But never more than this many times the usual deadline.
+const TIMEOUTS_MAX: u32 = 6;
+
 /// Bytes that were checked against a digest: of a whole block, or of a range of it by proofs. Can only be
 /// made in this module and by a rebuild whose whole block hashes to its digest.
 #[derive(Clone, Debug)]
@@ -122,7 +127,7 @@ impl VerifiedReader {
             let bytes = peer.read_whole(block.digest, block.len, grant).await.map_err(fault_of)?;
             VerifiedBytes::whole(block, bytes).map_err(|what| ReadFault::Lied { what })
         };
-        self.judged(node, block.digest, attempt, VerifiedBytes::len).await
+        self.judged((node, block.digest, block.len.as_usize()), attempt, VerifiedBytes::len).await
     }
 
     /// Leaves that cover `ranges` (ascending, no leaf twice) from `node`, each proved by its path.
@@ -146,7 +151,8 @@ impl VerifiedReader {
                 .map_err(|error| ReadFault::Lied { what: error.to_string() })
         };
         let size = |leaves: &VerifiedLeaves| leaves.ranges().map(|range| range.len()).sum();
-        self.judged(node, digest, attempt, size).await
+        let asked = ranges.iter().map(|range| range.len as usize).sum();
+        self.judged((node, digest, asked), attempt, size).await
     }
 
     /// Bytes `range` of the block from `node`: the whole block when [`reads_whole`] says so, else groups.
@@ -166,15 +172,16 @@ impl VerifiedReader {
         Ok(VerifiedBytes(leaves.range(0)))
     }
 
-    /// Connects, asks under the deadline, and tells the pool how it went.
+    /// Connects, asks for `bytes` under the deadline, and tells the pool how it went.
     async fn judged<T, F: Future<Output = Result<T, ReadFault>>>(
         &self,
-        node: NodeId,
-        digest: Digest,
+        (node, digest, bytes): (NodeId, Digest, usize),
         attempt: impl FnOnce(Peer) -> F,
         size: impl FnOnce(&T) -> usize,
     ) -> Result<T, ReadFault> {
         let started = Instant::now();
+        let timeout = self.timeout_for(node, bytes);
+        let mut under_way = self.pool.under_way(node, bytes);
         let asked = async {
             let peer = self
                 .pool
@@ -183,12 +190,13 @@ impl VerifiedReader {
                 .map_err(|error| ReadFault::Offline { detail: in_words(&error) })?;
             attempt(peer).await
         };
-        let outcome = tokio::time::timeout(self.timeout, asked).await.unwrap_or_else(|_| {
-            Err(ReadFault::Timeout { after_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) })
+        let outcome = tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| {
+            Err(ReadFault::Timeout { after_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) })
         });
         match &outcome {
             Ok(value) => {
                 let bytes = size(value);
+                under_way.delivered(bytes);
                 self.pool.report(node, Outcome::Ok { latency: started.elapsed(), bytes });
             }
             // The pool itself knows that it could not connect.
@@ -204,6 +212,15 @@ impl VerifiedReader {
             }
         }
         outcome
+    }
+}
+
+impl VerifiedReader {
+    /// The deadline of one request: the usual one, or on a slow line several times what everything that is under way
+    /// from the node will take. Else a reader of much over a line of 1 MB/s would take each node for dead.
+    pub(super) fn timeout_for(&self, node: NodeId, bytes: usize) -> Duration {
+        let expected = self.pool.expects(node, bytes).unwrap_or_default();
+        self.timeout.max(expected.saturating_mul(TIMES_EXPECTED)).min(self.timeout.saturating_mul(TIMEOUTS_MAX))
     }
 }
 

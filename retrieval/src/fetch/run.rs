@@ -184,18 +184,26 @@ impl Inner {
             .partition(|slot| !is_down(slot))
     }
 
-    /// How long a read may take before it counts as slow: twice the time that 95 of 100 stay below.
+    /// How long a read may take before it counts as slow: twice the time that 95 of 100 stay below, or that the node's
+    /// rate needs for all that is under way from it. The ceiling rises with what all nodes take: where the line itself
+    /// is slow, asking the others as well makes it slower.
     pub(super) fn patience(&self, node: NodeId, bytes: usize) -> Duration {
         let FetchConfig { hedge_floor, hedge_ceiling, .. } = self.config;
         let pool = self.reader.pool();
-        let ceiling = hedge_ceiling.max(hedge_floor);
+        let mut ceiling = hedge_ceiling.max(hedge_floor);
         let own = pool.latency(node, bytes);
         if own.samples < 8 {
             // Dialling may be a part of it, so a node that is not known gets more time than the others take.
             let typical = pool.typical_p95(bytes).map(|p95| p95.saturating_mul(4).max(UNKNOWN_FLOOR));
             return typical.unwrap_or(ceiling).min(ceiling);
         }
-        own.p95.saturating_mul(2).clamp(hedge_floor, ceiling)
+        let rate = pool.expects(node, bytes).unwrap_or_default();
+        let twice = own.p95.max(rate).saturating_mul(2).max(hedge_floor);
+        if twice > ceiling {
+            let typical = pool.typical_p95(bytes).unwrap_or_default();
+            ceiling = ceiling.max(typical.saturating_mul(2));
+        }
+        twice.min(ceiling)
     }
 
     /// Whether k others together are expected to answer long before the node that holds the block, and the
@@ -208,18 +216,23 @@ impl Inner {
         }
         let pool = self.reader.pool();
         let own = pool.latency(node, len as usize);
-        if own.samples < 8 || own.average < self.config.hedge_floor {
+        // What it usually takes, or what is under way already lets expect.
+        let expected = pool.expects(node, len as usize).unwrap_or_default().max(own.average);
+        if own.samples < 8 || expected < self.config.hedge_floor {
             return false;
         }
+        let worst = |other: NodeId| {
+            let p95 = pool.latency(other, len as usize).p95_or(Duration::MAX);
+            p95.max(pool.expects(other, len as usize).unwrap_or_default())
+        };
         let mut others: Vec<Duration> = (0..at.stripe.shards.len())
             .filter(|slot| *slot != at.slot)
             .filter_map(|slot| node_at(&at.stripe, slot))
             .filter(|other| !pool.is_down(*other))
-            .map(|other| pool.latency(other, len as usize).p95_or(Duration::MAX))
+            .map(worst)
             .collect();
         others.sort_unstable();
-        let quicker =
-            others.get(k - 1).is_some_and(|slowest| own.average > slowest.saturating_mul(SLOWER_BY));
+        let quicker = others.get(k - 1).is_some_and(|slowest| expected > slowest.saturating_mul(SLOWER_BY));
         quicker && self.hedges.lock().spend((k as u64 - 1) * u64::from(len))
     }
 }

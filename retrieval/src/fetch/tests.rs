@@ -146,6 +146,66 @@ async fn two_stalled_nodes_cost_two_patiences_not_a_timeout() {
     assert_eq!(started.elapsed().as_millis() / 1000, 2, "{:?}", started.elapsed());
 }
 
+/// Every node has answered eight times, each after so many milliseconds.
+fn know_all(world: &World, ms: impl Fn(usize) -> u64) {
+    for (at, node) in world.network.nodes.iter().enumerate() {
+        for _ in 0..8 {
+            let latency = Duration::from_millis(ms(at));
+            world.network.pool.report(node.id(), Outcome::Ok { latency, bytes: MIB });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_from_a_node_makes_its_next_read_late_later() {
+    let (world, node, _, _) = one_stripe().await;
+    let (pool, fetcher) = (&world.network.pool, world.fetcher());
+    know_all(&world, |_| 100);
+    let patience = || fetcher.inner.patience(node.id(), MIB).as_millis();
+    assert_eq!(patience(), 200);
+    // A line of 10 MiB/s.
+    let mut read = pool.under_way(node.id(), MIB);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    read.delivered(MIB);
+    drop(read);
+    assert_eq!(patience(), 200);
+    let queued: Vec<_> = (0..3).map(|_| pool.under_way(node.id(), MIB)).collect();
+    assert_eq!(patience(), 800, "four blocks take 400 ms there");
+    drop(queued);
+    assert_eq!(patience(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_every_node_is_slow_none_is_late_before_the_others_would_be() {
+    let (world, node, _, _) = one_stripe().await;
+    let fetcher = world.fetcher();
+    know_all(&world, |_| 1500);
+    assert_eq!(fetcher.inner.patience(node.id(), MIB).as_millis(), 3000);
+    let (world, node, _, _) = one_stripe().await;
+    let fetcher = world.fetcher();
+    let slow = world.network.nodes.iter().position(|other| other.id() == node.id());
+    know_all(&world, |at| if Some(at) == slow { 1500 } else { 50 });
+    assert_eq!(fetcher.inner.patience(node.id(), MIB).as_millis(), 1000, "the ceiling, among quick ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_line_is_not_taken_for_a_dead_node() {
+    let (world, node, _, _) = one_stripe().await;
+    let (pool, fetcher) = (&world.network.pool, world.fetcher());
+    let timeout = || fetcher.reader().timeout_for(node.id(), MIB).as_secs();
+    assert_eq!(timeout(), 10);
+    // A line of 1 MiB/s, of which eight more blocks are asked.
+    let mut read = pool.under_way(node.id(), MIB);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    read.delivered(MIB);
+    drop(read);
+    let queued: Vec<_> = (0..8).map(|_| pool.under_way(node.id(), MIB)).collect();
+    assert_eq!(timeout(), 36);
+    let more: Vec<_> = (0..100).map(|_| pool.under_way(node.id(), MIB)).collect();
+    assert_eq!(timeout(), 60, "and there is an end to it");
+    drop((queued, more));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_node_may_still_win() {
     let (world, node, bytes, block) = one_stripe().await;

@@ -1,9 +1,11 @@
 //! Chunks of object versions in memory: what was fetched ahead of the kernel's reads.
 //!
 //! One table for the whole mount, bounded in bytes. A chunk being fetched is there already, so that a second reader
-//! waits instead of fetching it again. The kernel's page cache is the long memory; this one is a doorstep.
+//! waits instead of fetching it again. The kernel's page cache is the long memory; this one is a doorstep: a chunk
+//! that was handed over whole is let go at once, so that its buffer is filled again while it is warm.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -28,6 +30,8 @@ pub(super) struct ChunkId {
 pub(super) struct Load {
     result: OnceLock<Result<Bytes, BackendError>>,
     done: Notify,
+    /// Bytes that those who wait for it will take.
+    promised: AtomicU64,
 }
 
 impl Load {
@@ -43,6 +47,12 @@ impl Load {
             done.await;
         }
     }
+
+    /// It has come, or will not. The first word counts.
+    pub(super) fn finish(&self, result: Result<Bytes, BackendError>) {
+        let _ = self.result.set(result);
+        self.done.notify_waiters();
+    }
 }
 
 /// What the table knows of a chunk.
@@ -52,9 +62,23 @@ pub(super) enum Found {
     Loading(Arc<Load>),
 }
 
+/// A chunk that is there.
+#[derive(Debug)]
+struct Kept {
+    bytes: Bytes,
+    /// Bytes of it handed over.
+    served: u64,
+}
+
+impl Kept {
+    fn is_used_up(&self) -> bool {
+        self.served >= self.bytes.len() as u64
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
-    ready: LruCache<ChunkId, Bytes>,
+    ready: LruCache<ChunkId, Kept>,
     ready_bytes: u64,
     loading: HashMap<ChunkId, Arc<Load>>,
 }
@@ -72,13 +96,21 @@ impl Chunks {
         Self { capacity, inner: Mutex::new(inner) }
     }
 
-    /// The chunk, there or on its way.
-    pub(super) fn find(&self, id: ChunkId) -> Option<Found> {
+    /// The chunk, there or on its way, for a reader who takes `len` bytes of it.
+    pub(super) fn find(&self, id: ChunkId, len: u64) -> Option<Found> {
         let mut inner = self.inner.lock();
-        if let Some(bytes) = inner.ready.get(&id) {
-            return Some(Found::Ready(bytes.clone()));
+        if let Some(kept) = inner.ready.get_mut(&id) {
+            kept.served += len;
+            let bytes = kept.bytes.clone();
+            if kept.is_used_up() {
+                inner.ready.pop(&id);
+                inner.ready_bytes -= bytes.len() as u64;
+            }
+            return Some(Found::Ready(bytes));
         }
-        inner.loading.get(&id).map(|load| Found::Loading(Arc::clone(load)))
+        let load = inner.loading.get(&id)?;
+        load.promised.fetch_add(len, Ordering::Relaxed);
+        Some(Found::Loading(Arc::clone(load)))
     }
 
     /// Takes on the fetching of the chunks in `indexes` that nobody has or fetches, in runs of neighbours. What is
@@ -111,28 +143,35 @@ impl Chunks {
             let mut inner = self.inner.lock();
             inner.loading.remove(&id);
             if let Ok(bytes) = &result {
-                inner.ready_bytes += bytes.len() as u64;
-                if let Some(old) = inner.ready.put(id, bytes.clone()) {
-                    inner.ready_bytes -= old.len() as u64;
-                }
-                while inner.ready_bytes > self.capacity {
-                    let Some((_, evicted)) = inner.ready.pop_lru() else { break };
-                    inner.ready_bytes -= evicted.len() as u64;
+                let kept = Kept { bytes: bytes.clone(), served: load.promised.load(Ordering::Relaxed) };
+                if !kept.is_used_up() {
+                    inner.keep(id, kept, self.capacity);
                 }
             }
         }
-        // Only the claimant settles, so it is not set yet.
-        let _ = load.result.set(result);
-        load.done.notify_waiters();
+        load.finish(result);
     }
 
     /// Forgets what is kept of a version.
     pub(super) fn forget(&self, version: u64, chunks: u64) {
         let mut inner = self.inner.lock();
         for index in 0..chunks {
-            if let Some(bytes) = inner.ready.pop(&ChunkId { version, index }) {
-                inner.ready_bytes -= bytes.len() as u64;
+            if let Some(kept) = inner.ready.pop(&ChunkId { version, index }) {
+                inner.ready_bytes -= kept.bytes.len() as u64;
             }
+        }
+    }
+}
+
+impl Inner {
+    fn keep(&mut self, id: ChunkId, kept: Kept, capacity: u64) {
+        self.ready_bytes += kept.bytes.len() as u64;
+        if let Some(old) = self.ready.put(id, kept) {
+            self.ready_bytes -= old.bytes.len() as u64;
+        }
+        while self.ready_bytes > capacity {
+            let Some((_, evicted)) = self.ready.pop_lru() else { break };
+            self.ready_bytes -= evicted.bytes.len() as u64;
         }
     }
 }
@@ -160,9 +199,9 @@ mod tests {
         assert_eq!((claims.len(), claims[0].loads.len()), (1, 4));
         assert!(chunks.claim(1, 1..3, true).is_empty());
         assert_eq!(chunks.claim(1, 2..6, true)[0].first, 4);
-        assert!(matches!(chunks.find(ChunkId { version: 1, index: 0 }), Some(Found::Loading(_))));
+        assert!(matches!(chunks.find(ChunkId { version: 1, index: 0 }, 1), Some(Found::Loading(_))));
         chunks.settle(ChunkId { version: 1, index: 0 }, &claims[0].loads[0], Ok(chunk()));
-        assert!(matches!(chunks.find(ChunkId { version: 1, index: 0 }), Some(Found::Ready(_))));
+        assert!(matches!(chunks.find(ChunkId { version: 1, index: 0 }, 1), Some(Found::Ready(_))));
     }
 
     #[tokio::test]
@@ -175,6 +214,25 @@ mod tests {
         chunks.settle(ChunkId { version: 1, index: 0 }, &claims[0].loads[0], Err(down));
         assert!(waiter.await.expect("no panic").is_err());
         assert_eq!(chunks.claim(1, 0..1, true).len(), 1);
+    }
+
+    #[test]
+    fn what_was_handed_over_whole_is_let_go() {
+        let chunks = Chunks::new(64 * CHUNK_LEN);
+        let id = |index| ChunkId { version: 1, index };
+        let claims = chunks.claim(1, 0..2, true);
+        // One is waited for by readers of both halves, the other is read when it is there.
+        for _ in 0..2 {
+            assert!(matches!(chunks.find(id(0), CHUNK_LEN / 2), Some(Found::Loading(_))));
+        }
+        for (index, load) in (0..).zip(&claims[0].loads) {
+            chunks.settle(id(index), load, Ok(chunk()));
+        }
+        assert!(chunks.find(id(0), 1).is_none());
+        assert!(matches!(chunks.find(id(1), CHUNK_LEN - 1), Some(Found::Ready(_))));
+        assert!(matches!(chunks.find(id(1), 1), Some(Found::Ready(_))));
+        assert!(chunks.find(id(1), 1).is_none());
+        assert_eq!(chunks.inner.lock().ready_bytes, 0);
     }
 
     #[test]

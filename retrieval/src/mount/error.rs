@@ -48,6 +48,9 @@ pub enum FsError {
     /// ENODATA.
     #[error("no such attribute")]
     NoAttribute,
+    /// EINTR: whoever waits is being killed, or was told to stop. What was begun goes on without him.
+    #[error("interrupted")]
+    Interrupted,
     /// ESTALE: the object was replaced or deleted elsewhere while it was open here.
     #[error("the object was replaced elsewhere")]
     Stale,
@@ -88,6 +91,7 @@ impl FsError {
             Self::BadHandle => libc::EBADF,
             Self::TooManyOpen => libc::ENFILE,
             Self::NoAttribute => libc::ENODATA,
+            Self::Interrupted => libc::EINTR,
             Self::Stale => libc::ESTALE,
             Self::Disk { errno, .. } => match *errno {
                 libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EMFILE | libc::ENFILE => *errno,

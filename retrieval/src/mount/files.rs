@@ -21,11 +21,14 @@ use super::names;
 use super::patience::Patience;
 use super::pattern::Pattern;
 use super::reading::{Reading, Ready, Source};
-use super::staged::{self, Leftover};
+use super::staged::{self, Leftover, Staged};
 use super::tree::{Body, ROOT, Tree, Version};
+use super::upload::PART_LEN;
 
 /// Open files and directories together. Each costs about 300 bytes.
 const HANDLES_MAX: usize = 1 << 18;
+/// Staged files up to this are removed by whoever lets them go, longer ones on a thread that may wait.
+const REMOVED_AT_ONCE_MAX: u64 = 16 << 20;
 
 /// How a mount behaves.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ pub struct MountConfig {
     pub ttl: Duration,
     /// Where files being written lie.
     pub staging: PathBuf,
-    /// Memory for bytes fetched ahead; uploads may take as much again.
+    /// Memory for the bytes of files: half of it for reading, half for uploads.
     pub memory_bytes: u64,
     /// How long operations wait for a network that is gone.
     pub patience: Duration,
@@ -129,6 +132,7 @@ pub struct FileSystem {
     pub(super) next_staged: AtomicU64,
     /// Bytes that uploads may hold, in MiB.
     pub(super) upload_mib: Semaphore,
+    runtime: tokio::runtime::Handle,
     started_ms: u64,
 }
 
@@ -168,9 +172,10 @@ impl FileSystem {
         let leftovers = staged::rescue(&config.staging)?;
         let patience = Arc::new(Patience::new(config.patience));
         let runtime = tokio::runtime::Handle::current();
-        let reading = Reading::new(Arc::clone(&backend), Arc::clone(&patience), config.memory_bytes, runtime);
+        let half = config.memory_bytes / 2;
+        let reading = Reading::new(Arc::clone(&backend), Arc::clone(&patience), half, runtime.clone());
         let ttl = (!config.immutable).then_some(config.ttl);
-        let upload_mib = usize::try_from(config.memory_bytes >> 20).unwrap_or(64).max(64);
+        let upload_mib = usize::try_from(upload_room_mib(&config)).unwrap_or(usize::MAX >> 3);
         let files = Self {
             tree: Mutex::new(Tree::new(&config.prefix, ttl)),
             config,
@@ -181,6 +186,7 @@ impl FileSystem {
             next_handle: AtomicU64::new(1),
             next_staged: AtomicU64::new(1),
             upload_mib: Semaphore::new(upload_mib),
+            runtime,
             started_ms: now_ms(),
         };
         Ok((Arc::new(files), leftovers))
@@ -189,6 +195,11 @@ impl FileSystem {
     /// How the mount behaves.
     pub fn config(&self) -> &MountConfig {
         &self.config
+    }
+
+    /// Where its tasks run.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
     }
 
     pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
@@ -503,34 +514,77 @@ impl FileSystem {
         Ok(Some(Source { key: tree.path(ino)?.into(), version }))
     }
 
-    /// The last close of a handle: uploads what waits. A failure is logged, and tried again at the next close,
-    /// fsync or unmount.
-    pub async fn release(&self, handle: u64) {
-        let Some(Open::File(open)) = self.handles.lock().remove(&handle) else { return };
+    /// The last close of a handle. What remains to be done, and may take long, is returned: the inode to be
+    /// handed to [`FileSystem::settle_closed`].
+    ///
+    /// It counts at once, so that an open that follows on this machine finds the file closed.
+    pub fn close(&self, handle: u64) -> Option<u64> {
+        let open = match self.handles.lock().remove(&handle) {
+            Some(Open::File(open)) => open,
+            Some(Open::Directory(_)) | None => return None,
+        };
         if open.pattern.lock().is_sequential() {
             self.reading.sequential.fetch_sub(1, Ordering::Relaxed);
         }
-        {
+        let writers = {
             let mut tree = self.tree();
-            if let Ok(file) = tree.file_mut(open.ino) {
-                file.opens = file.opens.saturating_sub(1);
-                file.writers = file.writers.saturating_sub(u32::from(open.write));
+            let Ok(file) = tree.file_mut(open.ino) else { return None };
+            file.opens = file.opens.saturating_sub(1);
+            file.writers = file.writers.saturating_sub(u32::from(open.write));
+            file.writers
+        };
+        if open.write {
+            // Mostly the flush before has uploaded it, and nobody else writes: then it is let go here and now.
+            let is_clean = open.content.staged.try_write().is_ok_and(|mut guard| {
+                let is_clean = guard.as_ref().is_none_or(|staged| !staged.dirty);
+                if is_clean && writers == 0 {
+                    self.let_go(&open.content, &mut guard);
+                }
+                is_clean
+            });
+            if !is_clean {
+                return Some(open.ino);
             }
         }
-        if open.write
-            && let Err(error) = self.upload(open.ino).await
-        {
-            let key = self.tree().path(open.ino).unwrap_or_default();
-            tracing::error!(%error, key, "a closed file is not uploaded yet; it is tried again at the unmount");
+        self.forget_closed(open.ino);
+        None
+    }
+
+    /// Nobody writes any more, and nothing waits: reads go to what is at the key.
+    pub(super) fn let_go(&self, content: &Content, guard: &mut Option<Staged>) {
+        content.set_staged(false);
+        let staged = guard.take();
+        if staged.as_ref().is_some_and(|staged| staged.size > REMOVED_AT_ONCE_MAX) {
+            // Removing a large file takes its time.
+            self.runtime.spawn_blocking(move || drop(staged));
         }
+    }
+
+    fn forget_closed(&self, ino: u64) {
         let mut tree = self.tree();
-        if let Ok(file) = tree.file_mut(open.ino)
+        if let Ok(file) = tree.file_mut(ino)
             && file.opens == 0
             && file.content.as_ref().is_some_and(|content| !content.is_staged())
         {
             file.content = None;
         }
-        tree.drop_unused(open.ino);
+        tree.drop_unused(ino);
+    }
+
+    /// Uploads what a closed file left. A failure is logged, and tried again at the next close, fsync or unmount.
+    pub async fn settle_closed(&self, ino: u64) {
+        if let Err(error) = self.upload(ino).await {
+            let key = self.tree().path(ino).unwrap_or_default();
+            tracing::error!(%error, key, "a closed file is not uploaded yet; it is tried again at the unmount");
+        }
+        self.forget_closed(ino);
+    }
+
+    /// Closes a handle and waits until what it left is uploaded, or is known not to be.
+    pub async fn release(&self, handle: u64) {
+        if let Some(ino) = self.close(handle) {
+            self.settle_closed(ino).await;
+        }
     }
 
     /// The kernel forgets look-ups of an inode.
@@ -551,13 +605,24 @@ impl FileSystem {
             name if name == ETAG_ATTRIBUTE.as_bytes() => false,
             _ => return Err(FsError::NoAttribute),
         };
-        let key = {
+        let content = {
             let tree = self.tree();
             let node = tree.node(ino)?;
-            // What was not uploaded has neither.
-            if node.is_directory() || node.file()?.is_local() {
+            if node.is_directory() {
                 return Err(FsError::NoAttribute);
             }
+            node.file()?.content.clone()
+        };
+        if let Some(content) = content {
+            // What was not uploaded has neither. A file may be uploaded and still open for writing: after close()
+            // the kernel lets go of it in its own time. An upload under way is waited for.
+            if content.staged.read().await.as_ref().is_some_and(|staged| staged.dirty) {
+                return Err(FsError::NoAttribute);
+            }
+        }
+        let key = {
+            let tree = self.tree();
+            tree.node(ino)?.file()?.version.as_ref().ok_or(FsError::NoAttribute)?;
             tree.path(ino)?
         };
         let stat = self.patience.run(|_| self.backend.stat(&key)).await?;
@@ -587,6 +652,11 @@ const CID_ATTRIBUTE: &str = "user.holdfast.cid";
 enum Probe {
     Directory,
     File(Stat),
+}
+
+/// What uploads may hold at once: at least one part.
+pub(super) fn upload_room_mib(config: &MountConfig) -> u64 {
+    (config.memory_bytes >> 21).max(PART_LEN >> 20)
 }
 
 /// The wall clock, for times that people see.

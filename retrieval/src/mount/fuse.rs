@@ -1,5 +1,6 @@
 //! Between the kernel and [`FileSystem`]: requests in, replies out, each on its own task unless it can be answered at
-//! once. No request waits in a dispatch thread, so that a slow one holds up nobody else.
+//! once. No request waits in a dispatch thread, so that a slow one holds up nobody else; and none is waited for by a
+//! process that is being killed ([`caller`]).
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,6 +20,8 @@ use tokio::runtime::Handle;
 
 use super::error::FsError;
 use super::files::{Attr, FileSystem, Kind, OpenMode, ReadStart};
+
+mod caller;
 
 /// The most that the kernel reads or writes at once; its own limit unless an administrator raised it.
 const REQUEST_LEN: u32 = 1024 * 1024;
@@ -187,36 +190,68 @@ impl Bridge {
         self.runtime.spawn(work(files, look));
     }
 
-    /// Answers with an entry.
-    fn entry<F>(&self, reply: ReplyEntry, work: impl FnOnce(Arc<FileSystem>) -> F)
-    where
-        F: Future<Output = Result<Attr, FsError>> + Send + 'static,
+    /// Answers with what `work` comes to, or with EINTR as soon as the caller is being killed. `work` then goes on
+    /// without him, so that nothing is left half done; what it comes to is for `late`.
+    fn answer<T, F>(
+        &self,
+        request: &Request,
+        work: impl FnOnce(Arc<FileSystem>) -> F,
+        reply: impl FnOnce(Look, Result<T, FsError>) + Send + 'static,
+        late: impl FnOnce(Arc<FileSystem>, T) + Send + 'static,
+    ) where
+        T: Send,
+        F: Future<Output = Result<T, FsError>> + Send + 'static,
     {
-        self.spawn(|files, look| {
-            let found = work(files);
-            async move {
-                match found.await {
-                    Ok(attr) => reply.entry(&look.ttl, &look.attr(&attr), GENERATION),
-                    Err(error) => reply.error(errno(&error)),
-                }
+        let (tid, look, files) = (request.pid(), self.look(), Arc::clone(&self.files));
+        let work = work(Arc::clone(&self.files));
+        self.runtime.spawn(async move {
+            tokio::pin!(work);
+            tokio::select! {
+                biased;
+                done = &mut work => return reply(look, done),
+                () = caller::killed(tid) => {}
+            }
+            reply(look, Err(FsError::Interrupted));
+            if let Ok(done) = work.await {
+                late(files, done);
             }
         });
     }
 
+    /// Answers with an entry.
+    fn entry<F>(&self, request: &Request, reply: ReplyEntry, work: impl FnOnce(Arc<FileSystem>) -> F)
+    where
+        F: Future<Output = Result<Attr, FsError>> + Send + 'static,
+    {
+        let answer = |look: Look, found: Result<Attr, FsError>| match found {
+            Ok(attr) => reply.entry(&look.ttl, &look.attr(&attr), GENERATION),
+            Err(error) => reply.error(errno(&error)),
+        };
+        self.answer(request, work, answer, |files, attr| files.forget(attr.ino, 1));
+    }
+
     /// Answers with success or an error.
-    fn done<F>(&self, reply: ReplyEmpty, work: impl FnOnce(Arc<FileSystem>) -> F)
+    fn done<F>(&self, request: &Request, reply: ReplyEmpty, work: impl FnOnce(Arc<FileSystem>) -> F)
     where
         F: Future<Output = Result<(), FsError>> + Send + 'static,
     {
-        self.spawn(|files, _| {
-            let done = work(files);
-            async move {
-                match done.await {
-                    Ok(()) => reply.ok(),
-                    Err(error) => reply.error(errno(&error)),
-                }
-            }
-        });
+        let answer = |_, done: Result<(), FsError>| match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        };
+        self.answer(request, work, answer, |_, ()| {});
+    }
+
+    /// Answers with attributes.
+    fn attributes<F>(&self, request: &Request, reply: ReplyAttr, work: impl FnOnce(Arc<FileSystem>) -> F)
+    where
+        F: Future<Output = Result<Attr, FsError>> + Send + 'static,
+    {
+        let answer = |look: Look, found: Result<Attr, FsError>| match found {
+            Ok(attr) => reply.attr(&look.ttl, &look.attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        };
+        self.answer(request, work, answer, |_, _| {});
     }
 
     /// Owner and mode are not kept: setting them to what they are is fine, to anything else EPERM.
@@ -251,27 +286,22 @@ impl Filesystem for Bridge {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        self.entry(reply, |files| async move { files.lookup(parent.0, &name).await });
+        self.entry(request, reply, |files| async move { files.lookup(parent.0, &name).await });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
         self.files.forget(ino.0, lookups);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.spawn(|files, look| async move {
-            match files.getattr(ino.0).await {
-                Ok(attr) => reply.attr(&look.ttl, &look.attr(&attr)),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.attributes(request, reply, |files| async move { files.getattr(ino.0).await });
     }
 
     fn setattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -291,28 +321,22 @@ impl Filesystem for Bridge {
             let attr = self.files.known_attr(ino.0);
             attr.is_ok_and(|attr| self.may_set(&attr, mode, uid, gid))
         };
-        self.spawn(|files, look| async move {
-            let set = async {
-                files.writable()?;
-                if !may_set {
-                    return Err(FsError::NotPermitted);
-                }
-                if let Some(size) = size {
-                    files.truncate(ino.0, size).await?;
-                }
-                // Times are the object's own: taken, and not kept.
-                files.known_attr(ino.0)
-            };
-            match set.await {
-                Ok(attr) => reply.attr(&look.ttl, &look.attr(&attr)),
-                Err(error) => reply.error(errno(&error)),
+        self.attributes(request, reply, |files| async move {
+            files.writable()?;
+            if !may_set {
+                return Err(FsError::NotPermitted);
             }
+            if let Some(size) = size {
+                files.truncate(ino.0, size).await?;
+            }
+            // Times are the object's own: taken, and not kept.
+            files.known_attr(ino.0)
         });
     }
 
     fn mknod(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -324,27 +348,27 @@ impl Filesystem for Bridge {
             return reply.error(Errno::EPERM);
         }
         let name = name.as_bytes().to_vec();
-        self.entry(reply, |files| async move { files.make_file(parent.0, &name).await });
+        self.entry(request, reply, |files| async move { files.make_file(parent.0, &name).await });
     }
 
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        self.entry(reply, |files| async move { files.make_directory(parent.0, &name).await });
+        self.entry(request, reply, |files| async move { files.make_directory(parent.0, &name).await });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.done(reply, |files| async move { files.unlink(parent.0, &name).await });
+        self.done(request, reply, |files| async move { files.unlink(parent.0, &name).await });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.done(reply, |files| async move { files.remove_directory(parent.0, &name).await });
+        self.done(request, reply, |files| async move { files.remove_directory(parent.0, &name).await });
     }
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -357,27 +381,30 @@ impl Filesystem for Bridge {
         }
         let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
-        self.done(reply, |files| async move {
+        self.done(request, reply, |files| async move {
             files.rename((parent.0, &name), (newparent.0, &newname), no_replace).await
         });
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let mode = OpenMode {
             write: flags.acc_mode() != OpenAccMode::O_RDONLY,
             truncate: flags.0 & libc::O_TRUNC != 0,
         };
-        self.spawn(|files, _| async move {
-            match files.open(ino.0, mode).await {
+        self.answer(
+            request,
+            |files| async move { files.open(ino.0, mode).await },
+            |_, opened| match opened {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened.keep_pages)),
                 Err(error) => reply.error(errno(&error)),
-            }
-        });
+            },
+            |files, opened| close(files, opened.handle),
+        );
     }
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         _: u32,
@@ -387,23 +414,26 @@ impl Filesystem for Bridge {
     ) {
         let name = name.as_bytes().to_vec();
         let exclusive = flags & libc::O_EXCL != 0;
-        self.spawn(|files, look| async move {
-            match files.create(parent.0, &name, exclusive).await {
-                Ok((attr, opened)) => reply.created(
-                    &look.ttl,
-                    &look.attr(&attr),
-                    GENERATION,
-                    FileHandle(opened.handle),
-                    open_flags(true),
-                ),
+        self.answer(
+            request,
+            |files| async move { files.create(parent.0, &name, exclusive).await },
+            |look, created| match created {
+                Ok((attr, opened)) => {
+                    let (attr, handle) = (look.attr(&attr), FileHandle(opened.handle));
+                    reply.created(&look.ttl, &attr, GENERATION, handle, open_flags(true));
+                }
                 Err(error) => reply.error(errno(&error)),
-            }
-        });
+            },
+            |files, (attr, opened)| {
+                files.forget(attr.ino, 1);
+                close(files, opened.handle);
+            },
+        );
     }
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -416,18 +446,21 @@ impl Filesystem for Bridge {
         match self.files.begin_read(fh.0, offset, size) {
             Ok(ReadStart::Ready(bytes)) => reply.data(&bytes),
             Err(error) => reply.error(errno(&error)),
-            Ok(ReadStart::Wait(wait)) => self.spawn(|files, _| async move {
-                match files.finish_read(wait).await {
+            Ok(ReadStart::Wait(wait)) => self.answer(
+                request,
+                |files| async move { files.finish_read(wait).await },
+                |_, read| match read {
                     Ok(bytes) => reply.data(&bytes),
                     Err(error) => reply.error(errno(&error)),
-                }
-            }),
+                },
+                |_, _| {},
+            ),
         }
     }
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -444,25 +477,28 @@ impl Filesystem for Bridge {
             Some(Err(error)) => reply.error(errno(&error)),
             None => {
                 let data = data.to_vec();
-                self.spawn(|files, _| async move {
-                    match files.write(fh.0, offset, &data).await {
+                self.answer(
+                    request,
+                    |files| async move { files.write(fh.0, offset, &data).await },
+                    move |_, done| match done {
                         Ok(()) => reply.written(written),
                         Err(error) => reply.error(errno(&error)),
-                    }
-                });
+                    },
+                    |_, ()| {},
+                );
             }
         }
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         if !self.files.may_write(fh.0) {
             return reply.ok();
         }
-        self.done(reply, |files| async move { files.upload(ino.0).await });
+        self.done(request, reply, |files| async move { files.upload(ino.0).await });
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.done(reply, |files| async move { files.upload(ino.0).await });
+    fn fsync(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.done(request, reply, |files| async move { files.upload(ino.0).await });
     }
 
     fn release(
@@ -475,10 +511,8 @@ impl Filesystem for Bridge {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.spawn(|files, _| async move {
-            files.release(fh.0).await;
-            reply.ok();
-        });
+        close(Arc::clone(&self.files), fh.0);
+        reply.ok();
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -488,13 +522,14 @@ impl Filesystem for Bridge {
         }
     }
 
-    fn readdir(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, _: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let tid = request.pid();
         self.spawn(|files, _| async move {
             let read = files.read_directory(fh.0, offset, false, |entry| {
                 let ino = INodeNo(entry.ino.unwrap_or(UNKNOWN_INO));
                 reply.add(ino, entry.next, file_type(entry.kind), OsStr::new(&*entry.name))
             });
-            match read.await {
+            match unless_killed(tid, read).await {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -503,19 +538,20 @@ impl Filesystem for Bridge {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let tid = request.pid();
         self.spawn(|files, look| async move {
             let read = files.read_directory(fh.0, offset, true, |entry| {
                 let Some(attr) = entry.attr else { return false };
                 let attr = look.attr(&attr);
                 reply.add(attr.ino, entry.next, OsStr::new(&*entry.name), &look.ttl, &attr, GENERATION)
             });
-            match read.await {
+            match unless_killed(tid, read).await {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -545,18 +581,21 @@ impl Filesystem for Bridge {
         reply.error(Errno::EOPNOTSUPP);
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         if !name.as_bytes().starts_with(b"user.holdfast.") {
             // ACLs and capabilities, asked for before every write: answered without a task.
             return reply.error(Errno::NO_XATTR);
         }
         let name = name.as_bytes().to_vec();
-        self.spawn(|files, _| async move {
-            match files.attribute(ino.0, &name).await {
+        self.answer(
+            request,
+            |files| async move { files.attribute(ino.0, &name).await },
+            move |_, found| match found {
                 Ok(value) => answer_attribute(value.as_bytes(), size, reply),
                 Err(error) => reply.error(errno(&error)),
-            }
-        });
+            },
+            |_, _| {},
+        );
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -571,7 +610,7 @@ impl Filesystem for Bridge {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -582,10 +621,27 @@ impl Filesystem for Bridge {
         if mode != 0 {
             return reply.error(Errno::EOPNOTSUPP);
         }
-        self.done(reply, |files| async move {
+        self.done(request, reply, |files| async move {
             let end = offset.checked_add(length).ok_or(FsError::Invalid)?;
             if end > files.known_attr(ino.0)?.size { files.truncate(ino.0, end).await } else { Ok(()) }
         });
+    }
+}
+
+/// Closes a file; what it left is uploaded behind the answer.
+fn close(files: Arc<FileSystem>, handle: u64) {
+    if let Some(ino) = files.close(handle) {
+        let runtime = files.runtime().clone();
+        runtime.spawn(async move { files.settle_closed(ino).await });
+    }
+}
+
+/// For what may be dropped at any point.
+async fn unless_killed<T>(tid: u32, work: impl Future<Output = Result<T, FsError>>) -> Result<T, FsError> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = caller::killed(tid) => Err(FsError::Interrupted),
     }
 }
 

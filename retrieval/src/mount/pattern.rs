@@ -5,18 +5,29 @@
 
 use std::ops::Range;
 
-/// Bytes of a chunk: the unit of fetching ahead, and the most that the kernel asks for at once.
-pub(super) const CHUNK_LEN: u64 = 1024 * 1024;
+/// Bytes of a chunk: the unit of fetching ahead, and the most that the kernel asks for at once. Pieces that end at
+/// its multiples are handed on without a copy.
+pub const CHUNK_LEN: u64 = 1024 * 1024;
 /// Files up to this are fetched whole by their first read: four chunks cost one request, as one does.
 const SMALL_FILE: u64 = 4 * CHUNK_LEN;
 /// The first window of a read at the beginning of a file.
 const WINDOW_FIRST: u64 = 2 * CHUNK_LEN;
-/// How far back and ahead of the last end a read still counts as next, beside the window.
+/// How far back and ahead of the last end a read still counts as next in a run, beside the window.
 const SLACK: u64 = 2 * CHUNK_LEN;
+/// The same before there is a run, in lengths of the read.
+const SLACK_FIRST: u64 = 4;
+/// Equal jumps after the first that make the next ones believed.
+const JUMPS_BELIEVED: u32 = 2;
+/// Jumps fetched ahead of a strided reader.
+const JUMPS_AHEAD: i64 = 8;
+/// The longest run between two jumps that is fetched ahead as it is.
+pub(super) const RUN_MAX: u64 = 4 * CHUNK_LEN;
 
 /// What one open file has been read like.
 #[derive(Clone, Debug, Default)]
 pub struct Pattern {
+    /// Where the current run began.
+    first: u64,
     /// The end of the furthest read of the current run.
     next: u64,
     /// How far ahead to fetch.
@@ -25,6 +36,12 @@ pub struct Pattern {
     issued: u64,
     /// Reads that came as expected.
     streak: u32,
+    /// From the beginning of the run before to that of this one.
+    jump: i64,
+    /// How often in a row it was as far before.
+    jumps: u32,
+    /// Bytes of the run before.
+    run_len: u64,
 }
 
 /// What to do for a read.
@@ -32,6 +49,11 @@ pub struct Pattern {
 pub enum Plan {
     /// Fetch just these bytes.
     Exact,
+    /// Read in equal jumps: fetch these ranges as they are, the nearest first.
+    Strided {
+        /// Where it will be read next; empty within a run.
+        ahead: Vec<Range<u64>>,
+    },
     /// Fetch chunks, and these bytes (whole chunks) ahead of need.
     Chunks {
         /// Chunk-aligned, up to the end of the file; may be empty.
@@ -45,14 +67,20 @@ impl Pattern {
         if size <= SMALL_FILE {
             return Plan::Chunks { ahead: 0..size };
         }
-        let slack = SLACK.max(self.window);
+        let slack = match self.streak {
+            0 | 1 => SLACK_FIRST * (range.end - range.start),
+            _ => SLACK.max(self.window),
+        };
         let is_next = match self.streak {
             0 if self.next == 0 => range.start == 0,
             _ => range.start + slack >= self.next && range.start <= self.next + slack,
         };
         if !is_next {
-            *self = Self { next: range.end, ..Self::default() };
-            return Plan::Exact;
+            return self.jump_to(range, size);
+        }
+        if self.jumps >= JUMPS_BELIEVED && range.end <= self.first + self.run_len {
+            self.next = self.next.max(range.end);
+            return Plan::Strided { ahead: Vec::new() };
         }
         self.streak = self.streak.saturating_add(1);
         self.next = self.next.max(range.end);
@@ -69,6 +97,22 @@ impl Pattern {
         self.issued = until;
         self.window = (self.window * 2).min(window_max.max(WINDOW_FIRST));
         Plan::Chunks { ahead }
+    }
+
+    fn jump_to(&mut self, range: Range<u64>, size: u64) -> Plan {
+        let jump = range.start.checked_signed_diff(self.first).unwrap_or(0);
+        let jumps = if jump != 0 && jump == self.jump { self.jumps + 1 } else { 0 };
+        let run_len = (self.next - self.first).max(range.end - range.start);
+        *self = Self { first: range.start, next: range.end, jump, jumps, run_len, ..Self::default() };
+        if jumps < JUMPS_BELIEVED || run_len > RUN_MAX {
+            return Plan::Exact;
+        }
+        let ahead = (1..=JUMPS_AHEAD).map_while(|times| {
+            let start = range.start.checked_add_signed(jump.checked_mul(times)?)?;
+            let end = start.checked_add(run_len)?.min(size);
+            (start < end).then_some(start..end)
+        });
+        Plan::Strided { ahead: ahead.collect() }
     }
 
     /// Whether it reads on and on.
@@ -118,7 +162,7 @@ mod tests {
         let plans = fetched((0..64).map(|read| read * 128 * 1024), 128 * 1024);
         let longest = plans.iter().map(|plan| match plan {
             Plan::Chunks { ahead } => ahead.end - ahead.start,
-            Plan::Exact => 0,
+            Plan::Exact | Plan::Strided { .. } => 0,
         });
         let longest = longest.max().unwrap_or(0);
         assert!((8 * CHUNK_LEN..=MAX + CHUNK_LEN).contains(&longest), "{longest}");
@@ -144,6 +188,28 @@ mod tests {
         assert_eq!(plans[1], Plan::Exact);
         let Plan::Chunks { ahead } = &plans[2] else { panic!("{plans:?}") };
         assert_eq!(ahead.start, 500 * CHUNK_LEN);
+    }
+
+    #[test]
+    fn equal_jumps_are_followed_both_ways() {
+        let len = 64 * 1024;
+        let plans = fetched((2..20).map(|jump| jump * CHUNK_LEN), len);
+        assert!(plans[..3].iter().all(|plan| *plan == Plan::Exact), "{plans:?}");
+        let Plan::Strided { ahead } = &plans[3] else { panic!("{plans:?}") };
+        assert_eq!((ahead[0].clone(), ahead.len()), (6 * CHUNK_LEN..6 * CHUNK_LEN + len, 8));
+        let plans = fetched((1..9).rev().map(|jump| jump * CHUNK_LEN), len);
+        let Plan::Strided { ahead } = &plans[3] else { panic!("{plans:?}") };
+        assert_eq!((ahead[0].clone(), ahead.len()), (4 * CHUNK_LEN..4 * CHUNK_LEN + len, 5));
+    }
+
+    #[test]
+    fn jumps_of_several_requests_each_are_followed_run_by_run() {
+        let len = 256 * 1024;
+        let reads = (2..9u64).flat_map(|jump| [0, 1, 2].map(|part| jump * 64 * CHUNK_LEN + part * len));
+        let plans = fetched(reads, len);
+        let Plan::Strided { ahead } = &plans[9] else { panic!("{plans:?}") };
+        assert_eq!(ahead[0], 6 * 64 * CHUNK_LEN..6 * 64 * CHUNK_LEN + 3 * len);
+        assert_eq!(plans[10..12], [Plan::Strided { ahead: vec![] }, Plan::Strided { ahead: vec![] }]);
     }
 
     #[test]

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::backend::{Backend, BackendError};
 use super::chunks::{ChunkId, Chunks, Claim, Found, Load};
 use super::patience::Patience;
 use super::pattern::{CHUNK_LEN, Pattern, Plan, align_down, align_up};
+use super::spans::{SpanClaim, Spans};
 use super::tree::Version;
 
 /// Chunks that one request brings: long enough to hide its cost, short enough that several run side by side.
@@ -20,6 +22,11 @@ const CLAIM_CHUNKS: u64 = 4;
 /// A window of one file, at most; smaller when many files are read at once.
 const WINDOW_MAX: u64 = 32 * CHUNK_LEN;
 const RESUME_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Of the memory for reading: a part for strided readers, and a part for reads that are kept nowhere.
+const SPANS_SHARE: u64 = 8;
+const EXACT_SHARE: u64 = 4;
+/// What memory is counted in, so that a semaphore can count it.
+const ROOM_UNIT: u64 = 4096;
 
 /// Where the bytes of a read will come from.
 #[derive(Debug)]
@@ -28,6 +35,8 @@ pub(super) enum Ready {
     Bytes(Bytes),
     /// From these chunks, in order.
     Chunks(Vec<Found>),
+    /// From a range fetched ahead, which starts there.
+    Span(u64, Arc<Load>),
     /// From a request of their own.
     Exact,
 }
@@ -37,6 +46,9 @@ pub(super) struct Reading {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) patience: Arc<Patience>,
     chunks: Chunks,
+    spans: Spans,
+    /// Memory for reads that are kept nowhere, in [`ROOM_UNIT`].
+    exact_room: Semaphore,
     capacity: u64,
     runtime: tokio::runtime::Handle,
     /// Files that are being read on and on.
@@ -57,8 +69,18 @@ impl Reading {
         capacity: u64,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Self> {
-        let chunks = Chunks::new(capacity);
-        Arc::new(Self { backend, patience, chunks, capacity, runtime, sequential: AtomicU64::new(0) })
+        let (spans, exact) = (capacity / SPANS_SHARE, (capacity / EXACT_SHARE).max(2 * CHUNK_LEN));
+        let capacity = capacity.saturating_sub(spans + exact).max(8 * CHUNK_LEN);
+        Arc::new(Self {
+            backend,
+            patience,
+            chunks: Chunks::new(capacity),
+            spans: Spans::new(spans),
+            exact_room: Semaphore::new(usize::try_from(exact / ROOM_UNIT).unwrap_or(usize::MAX >> 3)),
+            capacity,
+            runtime,
+            sequential: AtomicU64::new(0),
+        })
     }
 
     fn window_max(&self) -> u64 {
@@ -92,7 +114,16 @@ impl Reading {
         };
         let id = source.version.id;
         let wanted = range.start / CHUNK_LEN..align_up(range.end) / CHUNK_LEN;
-        if let Plan::Chunks { ahead } = plan {
+        if let Plan::Strided { ahead } = plan {
+            for range in ahead {
+                if let Some(claim) = self.spans.claim(id, range) {
+                    self.fetch_span(source, claim);
+                }
+            }
+            if let Some((start, load)) = self.spans.find(id, range) {
+                return Ready::Span(start, load);
+            }
+        } else if let Plan::Chunks { ahead } = plan {
             let mut claims = self.chunks.claim(id, wanted.clone(), true);
             let ahead = align_down(ahead.start) / CHUNK_LEN..align_up(ahead.end) / CHUNK_LEN;
             for more in self.chunks.claim(id, ahead, false) {
@@ -108,7 +139,8 @@ impl Reading {
         }
         let mut found = Vec::with_capacity(2);
         for index in wanted {
-            match self.chunks.find(ChunkId { version: id, index }) {
+            let within = range.start.max(index * CHUNK_LEN)..range.end.min((index + 1) * CHUNK_LEN);
+            match self.chunks.find(ChunkId { version: id, index }, within.end - within.start) {
                 Some(chunk) => found.push(chunk),
                 // Evicted just now, or a random read.
                 None => return Ready::Exact,
@@ -134,6 +166,15 @@ impl Reading {
         match ready {
             Ready::Bytes(bytes) => Ok(bytes),
             Ready::Exact => self.exact(source, range).await,
+            Ready::Span(start, load) => match load.wait().await {
+                Ok(bytes) => {
+                    let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+                    Ok(bytes.slice(at(range.start).min(bytes.len())..at(range.end).min(bytes.len())))
+                }
+                Err(error @ BackendError::Changed { .. }) => Err(error),
+                // Reading ahead is nobody's request: what failed there deserves a try of its own.
+                Err(_) => self.exact(source, range).await,
+            },
             Ready::Chunks(found) => {
                 let mut parts = Vec::with_capacity(found.len());
                 for chunk in found {
@@ -149,6 +190,10 @@ impl Reading {
 
     /// Exactly `range`, kept nowhere.
     pub(super) async fn exact(&self, source: &Source, range: Range<u64>) -> Result<Bytes, BackendError> {
+        let units = u32::try_from((range.end - range.start).div_ceil(ROOM_UNIT)).unwrap_or(u32::MAX);
+        let most = u32::try_from((self.capacity / EXACT_SHARE) / ROOM_UNIT).unwrap_or(u32::MAX);
+        // Closed never; without its room a read would go on all the same.
+        let _room = self.exact_room.acquire_many(units.min(most)).await.ok();
         let mut whole = BytesMut::new();
         let mut single = None;
         self.stream(source, range, |piece| {
@@ -176,29 +221,21 @@ impl Reading {
                 let take = CLAIM_CHUNKS - first % CLAIM_CHUNKS;
                 let piece: Vec<_> = loads.by_ref().take(usize::try_from(take).unwrap_or(1)).collect();
                 let count = piece.len() as u64;
-                let (reading, source) = (Arc::clone(self), source.clone());
-                let at = ChunkId { version: claim.version, index: first };
-                self.runtime.spawn(async move { reading.fetch_run(&source, at, piece).await });
+                let first_id = ChunkId { version: claim.version, index: first };
+                let promise = Promise { reading: Arc::clone(self), first: first_id, loads: piece, done: 0 };
+                let source = source.clone();
+                self.runtime.spawn(async move { fetch_run(&source, promise).await });
                 first += count;
             }
         }
     }
 
-    async fn fetch_run(&self, source: &Source, first: ChunkId, loads: Vec<Arc<Load>>) {
-        let size = source.version.size;
-        let start = first.index * CHUNK_LEN;
-        let end = ((first.index + loads.len() as u64) * CHUNK_LEN).min(size);
-        let mut filling =
-            Filling { chunks: &self.chunks, first, loads: &loads, size, done: 0, buffer: BytesMut::new() };
-        let result = self.stream(source, start..end, |piece| filling.take(&piece)).await;
-        let done = filling.done;
-        let failed = result
-            .err()
-            .unwrap_or_else(|| BackendError::Unreachable { why: "the body ended early".to_owned() });
-        for (at, load) in loads.iter().enumerate().skip(done) {
-            let id = ChunkId { index: first.index + at as u64, ..first };
-            self.chunks.settle(id, load, Err(failed.clone()));
-        }
+    fn fetch_span(self: &Arc<Self>, source: &Source, claim: SpanClaim) {
+        let (reading, source) = (Arc::clone(self), source.clone());
+        self.runtime.spawn(async move {
+            let read = reading.exact(&source, claim.range.clone()).await;
+            claim.finish(read);
+        });
     }
 
     /// Streams `range` to `sink`, resuming where a connection broke off, within the mount's patience.
@@ -248,32 +285,75 @@ impl Reading {
     }
 }
 
-/// Chunks being filled by a body.
-struct Filling<'a> {
-    chunks: &'a Chunks,
+/// Chunks that a task brings. What it does not bring, whatever became of it, has failed: nobody waits for ever.
+struct Promise {
+    reading: Arc<Reading>,
     first: ChunkId,
-    loads: &'a [Arc<Load>],
-    size: u64,
+    loads: Vec<Arc<Load>>,
     /// Chunks settled.
     done: usize,
+}
+
+impl Promise {
+    fn settle(&mut self, result: Result<Bytes, BackendError>) {
+        let id = ChunkId { index: self.first.index + self.done as u64, ..self.first };
+        if let Some(load) = self.loads.get(self.done) {
+            self.reading.chunks.settle(id, load, result);
+        }
+        self.done += 1;
+    }
+
+    fn fail(&mut self, error: &BackendError) {
+        while self.done < self.loads.len() {
+            self.settle(Err(error.clone()));
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.fail(&BackendError::Unreachable { why: "the fetch was given up".to_owned() });
+    }
+}
+
+async fn fetch_run(source: &Source, promise: Promise) {
+    let size = source.version.size;
+    let start = promise.first.index * CHUNK_LEN;
+    let end = ((promise.first.index + promise.loads.len() as u64) * CHUNK_LEN).min(size);
+    let reading = Arc::clone(&promise.reading);
+    let mut filling = Filling { promise, size, buffer: BytesMut::new() };
+    let result = reading.stream(source, start..end, |piece| filling.take(piece)).await;
+    let failed =
+        result.err().unwrap_or_else(|| BackendError::Unreachable { why: "the body ended early".to_owned() });
+    filling.promise.fail(&failed);
+}
+
+/// Chunks being filled by a body.
+struct Filling {
+    promise: Promise,
+    size: u64,
     buffer: BytesMut,
 }
 
-impl Filling<'_> {
-    fn take(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() && self.done < self.loads.len() {
-            let id = ChunkId { index: self.first.index + self.done as u64, ..self.first };
-            let len = usize::try_from(CHUNK_LEN.min(self.size - id.index * CHUNK_LEN)).unwrap_or(usize::MAX);
+impl Filling {
+    fn take(&mut self, mut piece: Bytes) {
+        while !piece.is_empty() && self.promise.done < self.promise.loads.len() {
+            let index = self.promise.first.index + self.promise.done as u64;
+            let len = usize::try_from(CHUNK_LEN.min(self.size - index * CHUNK_LEN)).unwrap_or(usize::MAX);
+            if self.buffer.is_empty() && piece.len() >= len {
+                // A whole chunk is passed on as it came.
+                let whole = piece.split_to(len);
+                self.promise.settle(Ok(whole));
+                continue;
+            }
             if self.buffer.capacity() == 0 {
                 self.buffer = BytesMut::with_capacity(len);
             }
-            let (now, rest) = piece.split_at(piece.len().min(len - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
-            piece = rest;
+            let now = piece.split_to(piece.len().min(len - self.buffer.len()));
+            self.buffer.extend_from_slice(&now);
             if self.buffer.len() == len {
                 let whole = std::mem::take(&mut self.buffer).freeze();
-                self.chunks.settle(id, &self.loads[self.done], Ok(whole));
-                self.done += 1;
+                self.promise.settle(Ok(whole));
             }
         }
     }

@@ -13,12 +13,12 @@ use tokio::time::Instant;
 
 use super::backend::{BackendError, Stat, WriteIf};
 use super::error::FsError;
-use super::files::{FileSystem, now_ms};
+use super::files::{FileSystem, now_ms, upload_room_mib};
 use super::reading::Source;
 use super::staged::Staged;
 
 /// Files up to this go in one PUT; longer ones in parts of it, or longer if S3's 10,000 parts would not do.
-const PART_LEN: u64 = 16 << 20;
+pub(super) const PART_LEN: u64 = 16 << 20;
 const PARTS_MAX: u64 = 10_000;
 /// The longest file: S3's own limit.
 pub(super) const FILE_LEN_MAX: u64 = 5 << 40;
@@ -52,8 +52,7 @@ impl FileSystem {
         }
         if self.tree().node(ino)?.file()?.writers == 0 {
             // Clean, or without a name: nobody will ask for it again.
-            *guard = None;
-            content.set_staged(false);
+            self.let_go(&content, &mut guard);
             self.tree().drop_unused(ino);
         }
         Ok(())
@@ -164,7 +163,17 @@ impl FileSystem {
                 }
             }
             let range = index * part_len..((index + 1) * part_len).min(size);
-            let room = self.upload_room(range.end - range.start).await?;
+            let room = loop {
+                // The parts under way hold room themselves: they must go on while this one waits for its own.
+                tokio::select! {
+                    biased;
+                    room = self.upload_room(range.end - range.start) => break room?,
+                    Some(done) = in_flight.next() => {
+                        let (at, tag): (usize, String) = done?;
+                        tags[at] = tag;
+                    }
+                }
+            };
             self.complete(from, staged, range.clone()).await?;
             let file = staged.file();
             in_flight.push(async move {
@@ -194,7 +203,7 @@ impl FileSystem {
     async fn upload_room(&self, bytes: u64) -> Result<tokio::sync::SemaphorePermit<'_>, FsError> {
         // A part of a file of terabytes is longer than the whole room may be: it then takes all of it.
         let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
-        let most = u32::try_from(self.config.memory_bytes >> 20).unwrap_or(64).max(64);
+        let most = u32::try_from(upload_room_mib(&self.config)).unwrap_or(u32::MAX);
         self.upload_mib.acquire_many(mib.min(most)).await.map_err(|_| FsError::TooManyOpen)
     }
 

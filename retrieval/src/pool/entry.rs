@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::latency::{Estimator, LatencyView, SizeClass};
+use super::throughput::Throughput;
 use super::{KnownNode, NodePool, NodeState, NodeView, PoolError};
 
 /// Wait after the first failure to connect; each further one doubles it.
@@ -48,6 +49,7 @@ struct Inner {
     last_answer: Option<Instant>,
     small: Estimator,
     large: Estimator,
+    throughput: Throughput,
     lies: u64,
     /// Reads in a row that were overtaken by another way before it answered.
     overtaken: u32,
@@ -67,6 +69,7 @@ impl Entry {
             last_answer: None,
             small: Estimator::default(),
             large: Estimator::default(),
+            throughput: Throughput::default(),
             lies: 0,
             overtaken: 0,
             trial: None,
@@ -99,6 +102,7 @@ impl Entry {
             state: inner.state,
             small: inner.small.view(),
             large: inner.large.view(),
+            bytes_per_second: inner.throughput.bytes_per_second(),
             lies: inner.lies,
         }
     }
@@ -241,6 +245,20 @@ impl Entry {
             SizeClass::Small => inner.small.view(),
             SizeClass::Large => inner.large.view(),
         }
+    }
+
+    pub(super) fn begin(&self, bytes: u64) {
+        self.inner.lock().throughput.begin(bytes, Instant::now());
+    }
+
+    pub(super) fn end(&self, bytes: u64, delivered: u64) {
+        self.inner.lock().throughput.end(bytes, delivered, Instant::now());
+    }
+
+    /// A round trip, and the time that all bytes asked for take, `bytes` more included.
+    pub(super) fn expects(&self, bytes: u64) -> Option<Duration> {
+        let inner = self.inner.lock();
+        Some(inner.throughput.time_for(bytes)? + inner.small.average())
     }
 
     /// Time since it last answered anything.

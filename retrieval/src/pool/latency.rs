@@ -72,6 +72,11 @@ impl Estimator {
         self.filled = (self.filled + 1).min(WINDOW);
     }
 
+    /// The moving average alone; zero while nothing is known.
+    pub(super) fn average(&self) -> Duration {
+        Duration::from_secs_f64(self.average_us / 1e6)
+    }
+
     pub(super) fn view(&self) -> LatencyView {
         if self.filled == 0 {
             return LatencyView::default();

@@ -20,6 +20,9 @@ use tokio::time::Instant;
 
 /// Packets on their way through one relay; more are dropped, as a router does.
 const PACKETS_MAX: usize = 16_384;
+/// Socket buffers: bursts wait in the relay's own queue, which is what decides of loss. The system's default holds four
+/// of the large packets of a loopback path.
+const SOCKET_BUFFER_LEN: usize = 8 * 1024 * 1024;
 /// The largest UDP payload on loopback.
 const PACKET_LEN_MAX: usize = 65_536;
 
@@ -63,7 +66,7 @@ struct Packet {
 impl UdpRelay {
     /// A relay to `target` on a loopback port of its own; `seed` decides which packets are lost.
     pub async fn start(target: SocketAddr, seed: u64) -> io::Result<Self> {
-        let front = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
+        let front = Arc::new(socket().await?);
         let address = front.local_addr()?;
         let conditions = watch::Sender::new(Conditions::default());
         let (packets, queue) = mpsc::channel(PACKETS_MAX);
@@ -95,6 +98,16 @@ impl UdpRelay {
     }
 }
 
+async fn socket() -> io::Result<UdpSocket> {
+    use rustix::net::sockopt;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    // Past the system's limit where we may, else up to it.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_LEN).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_LEN)?;
+    }
+    Ok(socket)
+}
+
 /// From clients to the target, a socket for each client; what comes back on it goes to that client.
 async fn receive(front: Arc<UdpSocket>, target: SocketAddr, packets: mpsc::Sender<Packet>) {
     let backs: Mutex<HashMap<SocketAddr, Arc<UdpSocket>>> = Mutex::default();
@@ -107,7 +120,7 @@ async fn receive(front: Arc<UdpSocket>, target: SocketAddr, packets: mpsc::Sende
         let back = match known {
             Some(back) => back,
             None => {
-                let Ok(back) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
+                let Ok(back) = socket().await else { continue };
                 if back.connect(target).await.is_err() {
                     continue;
                 }

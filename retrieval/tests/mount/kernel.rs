@@ -158,6 +158,30 @@ async fn twenty_thousand_files_are_open_at_once() {
     mount.unmount().await.expect("unmount");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_closed_has_its_root_cid_at_once() {
+    let Some(mut mount) = Mount::new(World::new()) else { return };
+    mount
+        .program(|dir| {
+            // The kernel lets go of a closed file in its own time: many rounds, to meet it early and late.
+            for round in 0..300 {
+                let path = dir.join("f");
+                fs::write(&path, format!("round {round}")).expect("write and close");
+                let mut value = [0; 64];
+                let len = rustix::fs::getxattr(&path, "user.holdfast.cid", &mut value[..])
+                    .unwrap_or_else(|error| panic!("round {round}: {error}"));
+                assert!(value[..len].starts_with(b"cid-of-"), "round {round}");
+            }
+            let mut file = File::create(dir.join("g")).expect("create");
+            file.write_all(b"not closed").expect("write");
+            let mut value = [0; 64];
+            let none = rustix::fs::getxattr(dir.join("g"), "user.holdfast.cid", &mut value[..]);
+            assert_eq!(none, Err(rustix::io::Errno::NODATA), "what was not uploaded has none");
+        })
+        .await;
+    mount.unmount().await.expect("unmount");
+}
+
 /// Takes all the open files that the system allows; returns how many.
 fn raise_file_limit() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

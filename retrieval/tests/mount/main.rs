@@ -6,6 +6,7 @@
 #![cfg(feature = "mount")]
 
 mod kernel;
+mod killed;
 mod memory;
 mod model;
 mod semantics;

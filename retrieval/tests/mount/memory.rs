@@ -16,6 +16,8 @@ use holdfast_retrieval::mount::{
 
 /// Bytes of one frame of a body.
 const FRAME: usize = 100_000;
+/// How often a call that does not answer looks whether it may.
+const SILENCE_STEP: std::time::Duration = std::time::Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
 struct Object {
@@ -31,7 +33,7 @@ pub(crate) struct MemoryBackend {
     next: AtomicU64,
     /// Calls fail at once, as over a refused connection.
     pub(crate) is_down: AtomicBool,
-    /// Calls never answer, as over a cut cable.
+    /// Calls do not answer while this is set, as over a cut cable.
     pub(crate) is_silent: AtomicBool,
     /// Bytes that readers were given.
     pub(crate) bytes_read: AtomicU64,
@@ -83,8 +85,8 @@ impl MemoryBackend {
 
     async fn reach(&self) -> Result<(), BackendError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.is_silent.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
+        while self.is_silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(SILENCE_STEP).await;
         }
         if self.is_down.load(Ordering::SeqCst) {
             return Err(BackendError::Unreachable { why: "cut off by the test".to_owned() });

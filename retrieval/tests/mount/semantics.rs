@@ -214,6 +214,29 @@ async fn sequential_reads_come_from_a_few_large_requests_and_random_ones_fetch_n
 }
 
 #[tokio::test]
+async fn equal_jumps_are_fetched_ahead_and_nothing_between_them() {
+    let world = World::new();
+    let held = noise(64 * MIB);
+    world.backend.insert("a", held.clone());
+    let inode = ino(&world.files, "a").await;
+    let handle = world.files.open(inode, READ).await.expect("open").handle;
+    let (len, jumps) = (64 * 1024u32, 40);
+    for jump in 1..=jumps {
+        let at = jump * MIB + 5;
+        if jump == 12 {
+            // What comes next is on its way, or here.
+            while world.backend.reads.load(Ordering::Relaxed) < 12 + 8 - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let found = world.files.read(handle, at as u64, len).await.expect("read");
+        assert!(found == held[at..at + len as usize], "at {at}");
+    }
+    let ahead = world.backend.bytes_read.load(Ordering::Relaxed) / u64::from(len) - jumps as u64;
+    assert!(ahead <= 8, "{ahead} jumps were fetched that nobody made");
+}
+
+#[tokio::test]
 async fn a_directory_of_a_hundred_thousand_files_is_listed_in_pages() {
     let world = World::new();
     for index in 0..100_000 {

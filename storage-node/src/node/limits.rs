@@ -50,6 +50,11 @@ pub const GRANTS_TRACKED_MAX: usize = 65_536;
 /// Delegates' request headers that may be half read at once, each up to 64 KiB in memory. A complete header arrives in
 /// one piece, so honest peers hold a place for microseconds.
 pub const HEADERS_AT_ONCE_MAX: usize = 1024;
+/// The same of readers, whose requests are 64 KiB at most and 1 KiB in truth.
+pub const READER_HEADERS_AT_ONCE_MAX: usize = 256;
+/// Connections of one peer that are served as a reader's: one is enough, and a newer one may come before the older has
+/// ended.
+pub const CONNECTIONS_PER_READER: usize = 2;
 /// Puts that wait for a receipt's signature at once; more wait for a place.
 pub const RECEIPT_QUEUE_MAX: usize = 1024;
 /// Leases that one round of the lease keeper settles: bounds its memory and the length of a round.
@@ -65,10 +70,15 @@ const _: () = assert!(HEADS_MAX * (HEAD_LEN_MAX + 16) + 64 <= HEADER_LEN_MAX);
 pub struct NodeLimits {
     /// Connections of peers that showed a delegation of a namespace with an agreement here.
     pub delegate_connections: usize,
+    /// Connections of peers that showed a grant of a namespace with an agreement here. When all are taken, further
+    /// readers are served as strangers.
+    pub reader_connections: usize,
     /// Connections of everybody else.
     pub stranger_connections: usize,
     /// Streams that a delegate's connection may have running; further ones wait unread.
     pub streams_per_delegate: usize,
+    /// Streams that a reader's connection may have running; further ones wait unread.
+    pub streams_per_reader: usize,
     /// Streams that any other connection may have running. Times the connections and a header's length,
     /// this bounds what strangers can make a node hold before it has understood a word: 64 MiB by default.
     pub streams_per_stranger: usize,
@@ -76,6 +86,8 @@ pub struct NodeLimits {
     pub peer_bytes: usize,
     /// Block bytes in memory for all delegates.
     pub delegate_bytes: usize,
+    /// Block bytes in memory for all readers.
+    pub reader_bytes: usize,
     /// Block bytes in memory for all strangers: they cannot starve those who pay.
     pub stranger_bytes: usize,
 }
@@ -85,11 +97,15 @@ impl Default for NodeLimits {
         const MIB: usize = BLOCK_LEN_MAX as usize;
         Self {
             delegate_connections: 512,
+            // Times their send windows of 2 MiB: 128 MiB at most.
+            reader_connections: 64,
             stranger_connections: 256,
             streams_per_delegate: 256,
+            streams_per_reader: 32,
             streams_per_stranger: 4,
             peer_bytes: 48 * MIB,
             delegate_bytes: 96 * MIB,
+            reader_bytes: 64 * MIB,
             stranger_bytes: 16 * MIB,
         }
     }

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::strangers::{Seated, Strangers};
 use crate::metric;
 use crate::node::limits::{
-    CHALLENGE_BURST, CHALLENGES_PER_SECOND, CONTROL_BURST, CONTROL_PER_SECOND, GRANT_CHECKED_MS,
-    GRANTS_CHECKED_MAX, GRANTS_TRACKED_MAX, HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
+    CHALLENGE_BURST, CHALLENGES_PER_SECOND, CONNECTIONS_PER_READER, CONTROL_BURST, CONTROL_PER_SECOND,
+    GRANT_CHECKED_MS, GRANTS_CHECKED_MAX, GRANTS_TRACKED_MAX, HEADERS_AT_ONCE_MAX, NodeLimits, PEERS_MAX,
+    READER_HEADERS_AT_ONCE_MAX,
 };
 
 /// How long a request may wait for memory before it is told to come back.
@@ -31,6 +32,8 @@ const MEMORY_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) enum Standing {
     /// A peer that showed no delegation of a namespace with an agreement.
     Stranger,
+    /// A peer that showed a grant of a namespace with an agreement: sent much, believed nothing.
+    Reader,
     /// A delegate of a namespace with an agreement.
     Delegate,
 }
@@ -38,9 +41,12 @@ pub(crate) enum Standing {
 /// The node's pools.
 pub(crate) struct Budgets {
     strangers: Arc<Strangers>,
+    reader_places: Arc<Semaphore>,
     delegate_places: Arc<Semaphore>,
     stranger_bytes: Arc<Semaphore>,
+    reader_bytes: Arc<Semaphore>,
     delegate_bytes: Arc<Semaphore>,
+    reader_headers: Semaphore,
     delegate_headers: Semaphore,
     peer_bytes: usize,
     peers: Mutex<HashMap<NodeId, Weak<PeerBudget>>>,
@@ -49,6 +55,7 @@ pub(crate) struct Budgets {
 /// What one peer may take, over all of its connections.
 pub(crate) struct PeerBudget {
     bytes: Arc<Semaphore>,
+    reader_places: Arc<Semaphore>,
     control: Mutex<TokenBucket>,
     challenges: Mutex<TokenBucket>,
 }
@@ -57,6 +64,8 @@ pub(crate) struct PeerBudget {
 pub(crate) enum Place {
     /// A stranger's seat, which may be given to somebody else.
     Stranger(Seated),
+    /// A reader's: one of its own few, and one of all.
+    Reader { _own: OwnedSemaphorePermit, _place: OwnedSemaphorePermit },
     /// A delegate's, kept as long as the connection.
     Delegate { _permit: OwnedSemaphorePermit },
 }
@@ -65,15 +74,16 @@ impl Place {
     pub(crate) fn standing(&self) -> Standing {
         match self {
             Self::Stranger(_) => Standing::Stranger,
+            Self::Reader { .. } => Standing::Reader,
             Self::Delegate { .. } => Standing::Delegate,
         }
     }
 
-    /// Fires when the place was given to somebody else; never for a delegate.
+    /// Fires when the place was given to somebody else; only a stranger's ever is.
     pub(crate) fn displaced(&self) -> CancellationToken {
         match self {
             Self::Stranger(seated) => seated.displaced.clone(),
-            Self::Delegate { .. } => CancellationToken::new(),
+            Self::Reader { .. } | Self::Delegate { .. } => CancellationToken::new(),
         }
     }
 
@@ -104,9 +114,12 @@ impl Budgets {
         let pool = |bytes: usize| Arc::new(Semaphore::new(bytes.max(BLOCK_LEN_MAX as usize)));
         Self {
             strangers: Strangers::new(limits.stranger_connections),
+            reader_places: Arc::new(Semaphore::new(limits.reader_connections)),
             delegate_places: Arc::new(Semaphore::new(limits.delegate_connections)),
             stranger_bytes: pool(limits.stranger_bytes),
+            reader_bytes: pool(limits.reader_bytes),
             delegate_bytes: pool(limits.delegate_bytes),
+            reader_headers: Semaphore::new(READER_HEADERS_AT_ONCE_MAX),
             delegate_headers: Semaphore::new(HEADERS_AT_ONCE_MAX),
             peer_bytes: limits.peer_bytes.max(BLOCK_LEN_MAX as usize),
             peers: Mutex::new(HashMap::new()),
@@ -125,11 +138,19 @@ impl Budgets {
         Some(Place::Delegate { _permit: permit })
     }
 
+    /// A reader's place, if one is left and `peer` has not several already.
+    pub(crate) fn promote_reader(&self, peer: &PeerBudget) -> Option<Place> {
+        let own = peer.reader_places.clone().try_acquire_owned().ok()?;
+        let place = self.reader_places.clone().try_acquire_owned().ok()?;
+        Some(Place::Reader { _own: own, _place: place })
+    }
+
     /// Waits for a place to read a request's header. Strangers need none: their connections may run so few streams that
     /// those bound it already.
     pub(crate) async fn header(&self, standing: Standing) -> Option<SemaphorePermit<'_>> {
         match standing {
             Standing::Stranger => None,
+            Standing::Reader => self.reader_headers.acquire().await.ok(),
             Standing::Delegate => self.delegate_headers.acquire().await.ok(),
         }
     }
@@ -146,6 +167,7 @@ impl Budgets {
         }
         let budget = Arc::new(PeerBudget {
             bytes: Arc::new(Semaphore::new(self.peer_bytes)),
+            reader_places: Arc::new(Semaphore::new(CONNECTIONS_PER_READER)),
             control: Mutex::new(TokenBucket::full(CONTROL_BURST, CONTROL_PER_SECOND, now_ms)),
             challenges: Mutex::new(TokenBucket::full(CHALLENGE_BURST, CHALLENGES_PER_SECOND, now_ms)),
         });
@@ -165,6 +187,7 @@ impl Budgets {
     ) -> Result<Reservation, Refusal> {
         let pool = match standing {
             Standing::Stranger => &self.stranger_bytes,
+            Standing::Reader => &self.reader_bytes,
             Standing::Delegate => &self.delegate_bytes,
         };
         let both = async {
@@ -412,6 +435,20 @@ mod tests {
         assert!(budgets.promote().is_none());
         drop(promoted);
         assert!(budgets.promote().is_some());
+    }
+
+    #[test]
+    fn readers_have_places_of_their_own_and_one_peer_only_a_few() {
+        let limits = NodeLimits { reader_connections: 3, ..NodeLimits::default() };
+        let budgets = Budgets::new(&limits);
+        let (first, second) = (budgets.of_peer(node(1), 0), budgets.of_peer(node(2), 0));
+        let held: Vec<_> = (0..4).filter_map(|_| budgets.promote_reader(&first)).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_READER);
+        let another = budgets.promote_reader(&second).unwrap();
+        assert_eq!(another.standing(), Standing::Reader);
+        assert!(budgets.promote_reader(&second).is_none(), "all three are taken");
+        drop(held);
+        assert!(budgets.promote_reader(&second).is_some());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::session::{Right, Session};
 use super::stream;
 use crate::metric;
 use crate::node::Node;
-use crate::node::limits::{HANDSHAKE_DEADLINE_MS, STOP_DEADLINE_MS};
+use crate::node::limits::{HANDSHAKE_DEADLINE_MS, NodeLimits, STOP_DEADLINE_MS};
 
 /// A live connection.
 pub(crate) struct Link {
@@ -25,7 +25,7 @@ pub(crate) struct Link {
     session: watch::Sender<Option<Arc<Session>>>,
     budget: Arc<PeerBudget>,
     place: Mutex<Place>,
-    /// Places for running streams: few for a stranger, more once it is promoted.
+    /// Places for running streams: few for a stranger, more once it shows a grant or acts for a namespace.
     running: Arc<Semaphore>,
     /// Cancelled when the node stops: running streams end, no new ones begin.
     pub(crate) stop: CancellationToken,
@@ -60,15 +60,31 @@ impl Link {
     /// Moves the connection to a delegate's place, as long as one is left.
     pub(crate) fn promote(&self, node: &Node) {
         let mut place = self.place.lock();
-        if place.standing() == Standing::Stranger
+        let before = place.standing();
+        if before != Standing::Delegate
             && let Some(better) = node.budgets.promote()
         {
             *place = better;
             self.connection.widen();
-            let limits = &node.config.limits;
-            self.running
-                .add_permits(limits.streams_per_delegate.saturating_sub(limits.streams_per_stranger.max(1)));
+            self.run_more(&node.config.limits, before, Standing::Delegate);
         }
+    }
+
+    /// Serves a stranger that showed a good grant as a reader, as long as a reader's place is left.
+    pub(crate) fn promote_reader(&self, node: &Node) {
+        let mut place = self.place.lock();
+        if place.standing() == Standing::Stranger
+            && let Some(better) = node.budgets.promote_reader(&self.budget)
+        {
+            *place = better;
+            self.connection.widen_for_reading();
+            self.run_more(&node.config.limits, Standing::Stranger, Standing::Reader);
+        }
+    }
+
+    fn run_more(&self, limits: &NodeLimits, before: Standing, now: Standing) {
+        let more = streams_at_once(limits, now).saturating_sub(streams_at_once(limits, before));
+        self.running.add_permits(more);
     }
 
     /// Takes one control request from the peer's rate.
@@ -97,6 +113,16 @@ impl Link {
     }
 }
 
+/// Streams that a connection of this standing may have running.
+fn streams_at_once(limits: &NodeLimits, standing: Standing) -> usize {
+    let streams = match standing {
+        Standing::Stranger => limits.streams_per_stranger,
+        Standing::Reader => limits.streams_per_reader,
+        Standing::Delegate => limits.streams_per_delegate,
+    };
+    streams.max(1)
+}
+
 /// Serves a connection until it or the node ends. `stop` lets running streams end first.
 pub(crate) async fn serve(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken) {
     let remote = connection.remote_addr().map(|address| address.ip());
@@ -122,18 +148,14 @@ fn turn_away(connection: &dyn Connection) {
 async fn serve_in(node: Arc<Node>, connection: Arc<dyn Connection>, stop: CancellationToken, place: Place) {
     let now_ms = node.now_ms();
     let peer = connection.peer();
-    let limits = &node.config.limits;
-    let streams_at_once = match place.standing() {
-        Standing::Stranger => limits.streams_per_stranger,
-        Standing::Delegate => limits.streams_per_delegate,
-    };
+    let streams_at_once = streams_at_once(&node.config.limits, place.standing());
     let displaced = place.displaced();
     let link = Arc::new(Link {
         connection: connection.clone(),
         session: watch::Sender::new(None),
         budget: node.budgets.of_peer(peer, now_ms),
         place: Mutex::new(place),
-        running: Arc::new(Semaphore::new(streams_at_once.max(1))),
+        running: Arc::new(Semaphore::new(streams_at_once)),
         stop: stop.clone(),
     });
     tracing::debug!(%peer, remote = ?connection.remote_addr(), "connected");

@@ -13,7 +13,9 @@ use holdfast_protocol::limits::{GROUP_LEN, READ_LEAVES_MAX};
 use holdfast_protocol::message::{
     ByteRange, LeafPath, LeafUnit, ReadBlock, ReadBlockReply, ReadPart, Refusal, RefusalReason, Reply,
 };
+use holdfast_protocol::record::PresentedGrant;
 
+use super::budget::Standing;
 use super::lie;
 use super::link::Link;
 use super::permit::{self, Permission};
@@ -76,6 +78,7 @@ async fn answer(
         Ok(permission) => permission,
         Err(refusal) => return Err(name_loss(node, &request, refusal).await),
     };
+    recognise_reader(node, link, session, request.grant.as_deref(), now_ms);
     let located =
         found.ok_or_else(|| refusal::internal("a block without claims was permitted", &request.digest))?;
     node.deny.block(&request.digest)?;
@@ -99,6 +102,21 @@ async fn answer(
     node.watch.served(u64::from(plan.body_len));
     let reply = Reply::ReadBlock(ReadBlockReply { body_len: plan.body_len, paths });
     Ok(Answer { reply, body, memory: Some(memory), lie })
+}
+
+/// A grant of somebody who pays here, also one that this block did not need, makes a stranger a reader.
+fn recognise_reader(
+    node: &Node,
+    link: &Link,
+    session: &Session,
+    grant: Option<&PresentedGrant>,
+    now_ms: u64,
+) {
+    let Some(presented) = grant.filter(|_| link.standing() == Standing::Stranger) else { return };
+    let Ok(grant) = node.grants.verify(presented, session.peer, now_ms) else { return };
+    if grant.ops.read && node.ledger.current(grant.namespace, now_ms).is_some() {
+        link.promote_reader(node);
+    }
 }
 
 /// To those who would learn that the block is not here, a known loss is named as such.

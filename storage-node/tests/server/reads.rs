@@ -1,7 +1,7 @@
 //! ReadBlock: whole blocks, ranges and chunks come back and prove themselves.
 
 use holdfast_proofs::{verify_reply, verify_whole};
-use holdfast_protocol::framing::{ByteQueue, read_frame};
+use holdfast_protocol::framing::{ByteQueue, read_frame, write_frame};
 use holdfast_protocol::message::{ByteRange, LeafUnit, ReadBlock, ReadPart, RefusalReason, Reply, Request};
 use holdfast_protocol::record::Rights;
 use holdfast_protocol::rpc::Peer;
@@ -9,7 +9,7 @@ use holdfast_protocol::transport::Transport;
 use holdfast_protocol::transport::quic::{QuicConfig, QuicTransport};
 use holdfast_protocol::{BlockLen, Digest};
 
-use crate::world::{MIB, World, bytes, refused, tag};
+use crate::world::{MIB, World, bytes, key, refused, tag};
 
 const LENS: [usize; 9] = [1, 1024, 1025, 16_384, 16_385, 100_000, 524_288, MIB - 1, MIB];
 
@@ -133,4 +133,59 @@ async fn a_request_may_come_in_single_bytes() {
     let reply = read_frame::<Reply>(stream.recv.as_mut(), &mut queue).await.unwrap();
     assert!(matches!(reply, Some(Reply::ReadBlock(reply)) if reply.body_len == 20_000));
     assert_eq!(queue.read_exact(stream.recv.as_mut(), 20_000).await.unwrap(), block);
+}
+
+/// Reads that one reader runs at once: as many as readers ahead, random readers and a stream together cause.
+const READS_AT_ONCE: u64 = 64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_with_a_grant_is_sent_much_at_once_whatever_strangers_hold() {
+    let world = World::with(|config| config.limits.stranger_bytes = MIB).await;
+    let address = world.serve_quic_to_strangers();
+    let (peer, agreement) = world.gateway().await;
+    let blocks: Vec<_> = (0..8).map(|seed| bytes(MIB, seed)).collect();
+    for block in &blocks {
+        world.put(&peer, agreement, block, tag(1)).await.unwrap();
+    }
+    let mut public = world.announce(agreement, &bytes(MIB, 99), tag(1));
+    public.scope = None;
+    let public_digest = public.digest;
+    peer.put_block(public, bytes(MIB, 99)).await.unwrap();
+
+    // A stranger takes all memory that there is for strangers, and reads nothing of it.
+    let dial = |byte: u8| async move {
+        let config = QuicConfig::new("127.0.0.1:0".parse().unwrap(), key(byte));
+        QuicTransport::bind(config).unwrap()
+    };
+    let hostile = dial(51).await;
+    let connection = hostile.dial(world.node.id(), &[address]).await.unwrap();
+    let (hostile_peer, _) = Peer::hello(connection, world.hello(None)).await.unwrap();
+    let mut unread = hostile_peer.connection().open().await.unwrap();
+    let part = ReadPart::Whole;
+    let request = Request::ReadBlock(ReadBlock { digest: public_digest, part, grant: None });
+    write_frame(unread.send.as_mut(), &request, &mut Vec::new()).await.unwrap();
+    unread.send.finish().unwrap();
+    // Its answer has begun, so the memory is taken.
+    assert!(unread.recv.read(1).await.unwrap().is_some());
+
+    let transport = dial(50).await;
+    let connection = transport.dial(world.node.id(), &[address]).await.unwrap();
+    let (reader, _) = Peer::hello(connection, world.hello(None)).await.unwrap();
+    let grant = world.sign_grant(world.grant(&key(50)));
+    let reads = (0..READS_AT_ONCE).map(|at| {
+        let (reader, grant) = (reader.clone(), grant.clone());
+        let block = blocks[usize::try_from(at).unwrap() % blocks.len()].clone();
+        tokio::spawn(async move {
+            let read = reader.read_whole(Digest::of(&block), BlockLen::MAX, grant).await.unwrap();
+            assert!(read == block);
+        })
+    });
+    let reads: Vec<_> = reads.collect();
+    let all = async {
+        for read in reads {
+            read.await.unwrap();
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), all).await.expect("every read ends");
+    drop(unread);
 }

@@ -131,7 +131,17 @@ impl World {
 
     /// Also serves QUIC on loopback; returns where.
     pub(crate) fn serve_quic(&self) -> SocketAddr {
+        self.serve_quic_to(false)
+    }
+
+    /// The same as a node does it that anybody may dial: with narrow windows for whoever is not known.
+    pub(crate) fn serve_quic_to_strangers(&self) -> SocketAddr {
+        self.serve_quic_to(true)
+    }
+
+    fn serve_quic_to(&self, narrow_accepted: bool) -> SocketAddr {
         let config = QuicConfig::new("127.0.0.1:0".parse().unwrap(), self.node.key());
+        let config = QuicConfig { narrow_accepted, ..config };
         let transport = QuicTransport::bind(config).unwrap();
         let address = transport.local_addr().unwrap();
         self.node.serve(transport, self.stop.clone());

@@ -19,7 +19,8 @@ fn view(state: NodeState) -> NodeView {
         free_bytes: 0,
         accepts_writes: true,
     };
-    NodeView { known, state, small: LatencyView::default(), large: LatencyView::default(), lies: 0 }
+    let (small, large) = (LatencyView::default(), LatencyView::default());
+    NodeView { known, state, small, large, bytes_per_second: None, lies: 0 }
 }
 
 #[test]

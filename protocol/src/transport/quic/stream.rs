@@ -1,6 +1,8 @@
 //! A QUIC connection and its streams as the transport's traits.
 
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::{Context, Waker};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -64,6 +66,10 @@ impl Connection for QuicConnection {
 
     fn widen(&self) {
         super::narrow::widen(&self.connection);
+    }
+
+    fn widen_for_reading(&self) {
+        super::narrow::widen_for_reading(&self.connection);
     }
 
     fn close(&self, reason: &str) {
@@ -171,5 +177,17 @@ impl RecvHalf for QuicRecv {
         self.stopped = true;
         // Fails only when the stream has ended already.
         let _ = self.recv.stop(NO_CODE);
+    }
+}
+
+impl Drop for QuicRecv {
+    /// Whoever has had all bytes that were announced has not seen the end of the stream yet, and quinn would tell the
+    /// peer to stop sending: a packet, its acknowledgement and a wake-up at both ends for each request. The end came
+    /// with the last bytes, so a look at what is there already suffices.
+    fn drop(&mut self) {
+        if !self.stopped {
+            let end = pin!(self.recv.read_chunk(1, true));
+            let _ = end.poll(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }

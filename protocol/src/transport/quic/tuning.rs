@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::key::SigningKey;
@@ -29,6 +29,14 @@ const JUMBO_PACKET_LEN_MAX: u16 = 8_952;
 /// The first congestion window on loopback. Quinn's own is 12,000 bytes: less than one packet, which then never leaves.
 const LOOPBACK_FIRST_WINDOW: u64 = 1024 * 1024;
 const _: () = assert!(LOOPBACK_FIRST_WINDOW > 10 * PACKET_LEN_MAX as u64);
+
+/// Packets on loopback after which an acknowledgement is due at once. The answer to a small read is three packets, and
+/// the next request carries their acknowledgement for nothing. Less than half of what the narrowest window holds, so
+/// that no sender ever waits for one.
+const LOOPBACK_PACKETS_PER_ACK: u32 = 4;
+const _: () = assert!(
+    LOOPBACK_PACKETS_PER_ACK as u64 * PACKET_LEN_MAX as u64 <= super::narrow::SEND_WINDOW / 2
+);
 
 /// Bytes in flight on one stream: sixteen blocks, more than any path of 1 Gbit/s and 100 ms needs.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
@@ -85,7 +93,10 @@ pub(super) fn transport_config(way: Way, dialled: bool) -> Arc<TransportConfig> 
             congestion.initial_window(LOOPBACK_FIRST_WINDOW);
             let mut discovery = MtuDiscoveryConfig::default();
             discovery.upper_bound(PACKET_LEN_MAX);
+            let mut acks = AckFrequencyConfig::default();
+            acks.ack_eliciting_threshold(VarInt::from_u32(LOOPBACK_PACKETS_PER_ACK - 1));
             config
+                .ack_frequency_config(Some(acks))
                 .initial_mtu(LOOPBACK_PACKET_LEN_FIRST)
                 .min_mtu(LOOPBACK_PACKET_LEN_FIRST)
                 .mtu_discovery_config(Some(discovery))
