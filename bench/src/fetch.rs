@@ -177,14 +177,16 @@ impl Bench {
 
     /// The whole object straight from the nodes through a cache on disk, and then again from that disk.
     async fn epochs(&mut self) -> Result<()> {
-        let (first, second) = ("first epoch, direct, into the disk cache", "second epoch, from the disk cache");
+        let (first, second) =
+            ("first epoch, direct, into the disk cache", "second epoch, from the disk cache");
         if !self.is_wanted(first) && !self.is_wanted(second) {
             return Ok(());
         }
         let disk = epoch::disk_speed(&self.folder, self.len)?;
         let cache = epoch::open_cache(&self.folder, self.len).await?;
         let reader = Reader::open_with(&self.server, KEY, None, Some(Arc::clone(&cache))).await?;
-        let line = self.line(first, Unit::MegabytesPerSecond, Goal::default(), epoch::read_all(&reader)).await?;
+        let line =
+            self.line(first, Unit::MegabytesPerSecond, Goal::default(), epoch::read_all(&reader)).await?;
         self.done(line);
         cache.flush().await;
         let nodes_before = reader.counts().node_bytes;
@@ -192,7 +194,10 @@ impl Bench {
         let work = epoch::read_again(&reader, &self.folder, self.loop_for);
         let mut line = self.line(second, Unit::MegabytesPerSecond, goal, work).await?;
         epoch::ensure_from_cache(&reader, nodes_before)?;
-        line.note = format!("fio reads {disk:.0} MB/s from this disk (1 MiB, depth 16): {:.2} of it", line.speed / disk);
+        line.note = format!(
+            "fio reads {disk:.0} MB/s from this disk (1 MiB, depth 16): {:.2} of it",
+            line.speed / disk
+        );
         self.done(line);
         Ok(())
     }

@@ -295,6 +295,9 @@ mod tests {
         let default = DirectArgs::default();
         assert_eq!(default.give_up_after, parsed.give_up_after);
         assert_eq!(default.cache_size, parsed.cache_size);
-        assert_eq!((default.direct, default.cache, default.label), (parsed.direct, parsed.cache, parsed.label));
+        assert_eq!(
+            (default.direct, default.cache, default.label),
+            (parsed.direct, parsed.cache, parsed.label)
+        );
     }
 }

@@ -200,9 +200,10 @@ impl ReadObserver for Recorder {
         if state.finished || state.failed.is_some() {
             return;
         }
-        let extended = state.pending.iter_mut().rev().find(|(pending, read, source)| {
-            *pending == block && *source == by && read.end() == range.start
-        });
+        let extended =
+            state.pending.iter_mut().rev().find(|(pending, read, source)| {
+                *pending == block && *source == by && read.end() == range.start
+            });
         if let Some((_, read, _)) = extended {
             read.len += range.len;
             return;

@@ -220,7 +220,9 @@ impl VerifiedReader {
     /// from the node will take. Else a reader of much over a line of 1 MB/s would take each node for dead.
     pub(super) fn timeout_for(&self, node: NodeId, bytes: usize) -> Duration {
         let expected = self.pool.expects(node, bytes).unwrap_or_default();
-        self.timeout.max(expected.saturating_mul(TIMES_EXPECTED)).min(self.timeout.saturating_mul(TIMEOUTS_MAX))
+        self.timeout
+            .max(expected.saturating_mul(TIMES_EXPECTED))
+            .min(self.timeout.saturating_mul(TIMEOUTS_MAX))
     }
 }
 

@@ -34,9 +34,8 @@ const _: () = assert!(LOOPBACK_FIRST_WINDOW > 10 * PACKET_LEN_MAX as u64);
 /// the next request carries their acknowledgement for nothing. Less than half of what the narrowest window holds, so
 /// that no sender ever waits for one.
 const LOOPBACK_PACKETS_PER_ACK: u32 = 4;
-const _: () = assert!(
-    LOOPBACK_PACKETS_PER_ACK as u64 * PACKET_LEN_MAX as u64 <= super::narrow::SEND_WINDOW / 2
-);
+const _: () =
+    assert!(LOOPBACK_PACKETS_PER_ACK as u64 * PACKET_LEN_MAX as u64 <= super::narrow::SEND_WINDOW / 2);
 
 /// Bytes in flight on one stream: sixteen blocks, more than any path of 1 Gbit/s and 100 ms needs.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
