@@ -97,11 +97,13 @@ if [ "${1:-}" = "--tests" ]; then
     $sudo apt-get install -y -qq --no-install-recommends rclone s3cmd >/dev/null
   fi
   command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
-  # Root mounts by itself; anybody else mounts with the help of fusermount3.
-  if [ "$(id -u)" != 0 ] && ! command -v fusermount3 >/dev/null; then
+  # Root mounts by itself; ordinary users, whom the tests try out as well, mount with the help of fusermount3.
+  if ! command -v fusermount3 >/dev/null; then
+    sudo=""
+    [ "$(id -u)" = 0 ] || sudo="sudo"
     echo "setup: installing fuse3"
-    sudo apt-get update -qq
-    sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends fuse3 >/dev/null
   fi
   venv="$cache/venv-2"
   if [ ! -x "$venv/bin/aws" ] || ! "$venv/bin/python" -c 'import boto3, awscrt' 2>/dev/null; then

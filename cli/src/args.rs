@@ -25,7 +25,8 @@ pub(crate) use key::{
   holdfast up                          a whole network on this machine, data under ./data
   holdfast put ./dataset s3bucket/train --data ./data
   holdfast get s3bucket/train ./copy --data ./data
-  holdfast node run --dir /mnt/disk1 --capacity 500GB --invite holdfast-invite-u…")]
+  holdfast node init --dir /mnt/disk1 --capacity 500GB --invite holdfast-invite-u…
+  holdfast node run --dir /mnt/disk1")]
 pub(crate) struct Cli {
     /// A TOML file with options; see `holdfast config show`
     #[arg(long, global = true, env = "HOLDFAST_CONFIG", value_name = "FILE")]
@@ -207,7 +208,7 @@ pub(crate) struct MetaArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:
   holdfast gateway run --data ./gateway --s3-listen 0.0.0.0:9000
-  (nodes then join with `holdfast node run --invite INVITE`; `holdfast gateway invite` makes one)")]
+  (nodes then join with `holdfast node init --invite INVITE`; `holdfast gateway invite` makes one)")]
 pub(crate) struct GatewayRunArgs {
     /// Where keys and metadata are kept
     #[arg(long, env = "HOLDFAST_DATA", default_value = "data", value_name = "DIR")]

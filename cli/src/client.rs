@@ -431,6 +431,11 @@ impl S3 {
 
     /// Asks about snapshots: an answer of JSON, or of nothing. `query` is in order.
     pub(crate) async fn snapshots(&self, method: Method, query: &[(&str, &str)]) -> Result<Bytes> {
+        self.of_no_bucket(method, query).await
+    }
+
+    /// Sends a request that names no bucket, without a body.
+    async fn of_no_bucket(&self, method: Method, query: &[(&str, &str)]) -> Result<Bytes> {
         let credentials = &self.access.credentials;
         let signed_as = match method {
             Method::PUT => rusty_s3::Method::Put,
@@ -526,22 +531,7 @@ impl S3 {
 
     /// The names of the buckets.
     pub(crate) async fn buckets(&self) -> Result<Vec<String>> {
-        let credentials = &self.access.credentials;
-        let none = std::iter::empty::<(&str, &str)>();
-        let url = rusty_s3::signing::sign(
-            &jiff::Timestamp::now(),
-            rusty_s3::Method::Get,
-            self.access.s3.clone(),
-            credentials.key(),
-            credentials.secret(),
-            credentials.token(),
-            &self.access.region,
-            PRESIGNED_FOR.as_secs(),
-            none.clone(),
-            none,
-        );
-        let (_, _, body) =
-            read_all(self.send(Method::GET, &url, &HeaderMap::new(), Bytes::new()).await?).await?;
+        let body = self.of_no_bucket(Method::GET, &[]).await?;
         let body = String::from_utf8_lossy(&body).into_owned();
         Ok(body
             .split("<Bucket>")

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub mod mounted;
 pub mod postgres;
+pub mod uploads;
 
 pub mod hosts;
 

@@ -1,10 +1,8 @@
 //! Nothing acknowledged is lost when a process dies at any moment.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
-
-use anyhow::{Context, Result, ensure};
-use holdfast_tests::{Network, succeeded};
+use anyhow::{Context, Result};
+use holdfast_tests::Network;
+use holdfast_tests::uploads::{self, Uploads};
 
 /// Acknowledged uploads before each kill: enough for small groups, large objects and parts to be in flight.
 const UPLOADS_BEFORE_KILL: usize = 60;
@@ -14,28 +12,13 @@ fn a_gateway_killed_in_the_middle_of_uploads_has_all_that_it_acknowledged() -> R
     let root = tempfile::tempdir()?;
     let mut network = Network::separate(root.path(), 6, &[])?;
     network.aws_ok(&["s3", "mb", "s3://crash"])?;
-    let mut acknowledged = String::new();
-    for round in 0..3 {
-        let mut command = network.python_command("upload_until_killed.py", &["4"])?;
-        let mut uploads = command.stdout(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(uploads.stdout.take().context("piped")?).lines();
-        let mut seen = Vec::new();
-        while seen.len() < UPLOADS_BEFORE_KILL {
-            seen.push(lines.next().context("the uploads ended early")??);
-        }
+    let mut acknowledged = Vec::new();
+    for _ in 0..3 {
+        let uploads = Uploads::start(&network, UPLOADS_BEFORE_KILL)?;
         network.restart_gateway()?;
-        // What was acknowledged between our last look and the kill counts too.
-        seen.extend(lines.map_while(Result::ok));
-        uploads.wait()?;
-        ensure!(seen.len() >= UPLOADS_BEFORE_KILL, "round {round}: only {}", seen.len());
-        acknowledged.push_str(&seen.join("\n"));
-        acknowledged.push('\n');
+        acknowledged.extend(uploads.ended()?);
     }
-    let mut command = network.python_command("check_acknowledged.py", &[])?;
-    let mut check = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    check.stdin.take().context("piped")?.write_all(acknowledged.as_bytes())?;
-    let said = succeeded(check.wait_with_output()?, "check_acknowledged.py")?;
-    assert!(said.contains("acknowledged objects are there"), "{said}");
+    uploads::check(&network, &acknowledged)?;
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! A gateway whose metadata is in PostgreSQL: over TLS, and while the database goes away and comes back.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::postgres::Postgres;
-use holdfast_tests::{Network, program, succeeded};
+use holdfast_tests::uploads::{self, Uploads};
+use holdfast_tests::{Network, program};
 
 /// Acknowledged uploads before the database is killed.
 const UPLOADS_BEFORE_CRASH: usize = 40;
@@ -48,28 +49,12 @@ fn a_database_that_is_killed_under_load_loses_nothing_that_was_acknowledged() ->
     let server = Postgres::start()?;
     let network = Network::up(&root.path().join("data"), &["--meta", &server.url()])?;
     network.aws_ok(&["s3", "mb", "s3://crash"])?;
-    let mut uploads =
-        network.python_command("upload_until_killed.py", &["4"])?.stdout(Stdio::piped()).spawn()?;
-    let mut lines = BufReader::new(uploads.stdout.take().context("piped")?).lines();
-    let mut seen = Vec::new();
-    while seen.len() < UPLOADS_BEFORE_CRASH {
-        seen.push(lines.next().context("the uploads ended early")??);
-    }
+    let uploads = Uploads::start(&network, UPLOADS_BEFORE_CRASH)?;
     server.crash()?;
-    // Uploads end with the first answer that is not theirs.
-    seen.extend(lines.map_while(Result::ok));
-    uploads.wait()?;
+    let acknowledged = uploads.ended()?;
     server.up()?;
     // The same gateway goes on with the database that came back.
-    let mut check = network
-        .python_command("check_acknowledged.py", &[])?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    check.stdin.take().context("piped")?.write_all(format!("{}\n", seen.join("\n")).as_bytes())?;
-    let said = succeeded(check.wait_with_output()?, "check_acknowledged.py")?;
-    ensure!(said.contains("acknowledged objects are there"), "{said}");
+    uploads::check(&network, &acknowledged)?;
     network.aws_ok(&["s3api", "put-object", "--bucket", "crash", "--key", "afterwards"])?;
     Ok(())
 }

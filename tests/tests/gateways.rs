@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::postgres::Postgres;
-use holdfast_tests::{Network, Process, bytes_of, program, succeeded};
+use holdfast_tests::uploads::{self, Uploads};
+use holdfast_tests::{Network, Process, bytes_of, program};
 use serde_json::Value;
 
 /// Acknowledged uploads before a gateway is killed.
@@ -92,25 +93,9 @@ fn two_gateways_on_one_database_serve_one_namespace_and_either_may_die() -> Resu
         status["owns_upkeep"] == true
     })?;
     first.aws_ok(&["s3", "mb", "s3://crash"])?;
-    let mut uploads =
-        first.python_command("upload_until_killed.py", &["4"])?.stdout(Stdio::piped()).spawn()?;
-    let mut lines = BufReader::new(uploads.stdout.take().context("piped")?).lines();
-    let mut seen = Vec::new();
-    while seen.len() < UPLOADS_BEFORE_KILL {
-        seen.push(lines.next().context("the uploads ended early")??);
-    }
+    let uploads = Uploads::start(&first, UPLOADS_BEFORE_KILL)?;
     first.gateway.kill()?;
-    seen.extend(lines.map_while(Result::ok));
-    uploads.wait()?;
-    let mut check = second
-        .python_command("check_acknowledged.py", &[])?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    check.stdin.take().context("piped")?.write_all(format!("{}\n", seen.join("\n")).as_bytes())?;
-    let said = succeeded(check.wait_with_output()?, "check_acknowledged.py")?;
-    assert!(said.contains("acknowledged objects are there"), "{said}");
+    uploads::check(&second, &uploads.ended()?)?;
 
     // The second takes the work over and delivers what the first left.
     second.wait_api("/api/v1/status", "the second gateway takes over and delivers", |status| {

@@ -46,7 +46,12 @@ pub(crate) fn not_writable(error: NotWritable) -> S3Error {
 
 /// A write that found too few nodes, or failed.
 pub(crate) fn write(error: WriteError) -> S3Error {
-    if error.is_retryable() { slow_down(error.to_string()) } else { internal(&error) }
+    match &error {
+        // More nodes are the operator's to bring, and no fault of this request: it says what is missing.
+        WriteError::Placement(_) => slow_down(error.to_string()),
+        _ if error.is_retryable() => slow_down(error.to_string()),
+        _ => internal(&error),
+    }
 }
 
 /// A read.
@@ -241,11 +246,32 @@ fn sha256_mismatch() -> S3ErrorCode {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_retrieval::placement::{DomainCount, PlacementError, Rules};
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
     struct Said(&'static str);
+
+    #[test]
+    fn a_network_too_small_for_a_stripe_is_no_fault_of_ours() {
+        let policy = Policy::LOCAL;
+        let lacks = PlacementError::Lacks {
+            policy: policy.name,
+            rules: Rules::of(&policy),
+            needed: 6,
+            fits: 5,
+            known: DomainCount { nodes: 5, operators: 1, networks: 1, asns: 1 },
+            offer: None,
+        };
+        let said = write(lacks.into());
+        assert_eq!(said.code(), &S3ErrorCode::SlowDown);
+        assert!(
+            said.message().is_some_and(|message| message.contains("needs 6 nodes, 5 are known")),
+            "{said}"
+        );
+    }
 
     #[test]
     fn body_errors_become_the_codes_that_clients_know() {

@@ -33,7 +33,6 @@ mod copies;
 mod guards;
 mod links;
 mod objects;
-mod overhead;
 mod refusals;
 mod rules;
 mod snapshots;

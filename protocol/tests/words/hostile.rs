@@ -35,6 +35,7 @@ fn decode_as_everything(bytes: &[u8]) -> usize {
         + record::<Disclaimer>(bytes)
         + record::<DeletionOrder>(bytes)
         + record::<DenyList>(bytes)
+        + record::<DeclaredPage>(bytes)
         + record::<Invite>(bytes)
         + record::<ReadTranscript>(bytes)
         + record::<InventoryPage>(bytes)
@@ -67,6 +68,7 @@ fn seeds() -> Vec<Vec<u8>> {
         disclaimer().encode(),
         deletion_order().encode(),
         deny_list().encode(),
+        declared_page().encode(),
         invite().encode(),
         read_transcript().encode(),
         audit::inventory_page().encode(),

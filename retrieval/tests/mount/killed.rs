@@ -5,7 +5,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,19 +19,16 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Cuts the network, runs a program in the mount, waits until it waits, and sends it a signal.
 async fn ended_by(signal: Signal, backend: &MemoryBackend, mut child: Child) -> ExitStatus {
-    let asked = backend.calls.load(Ordering::Relaxed);
-    backend.is_silent.store(true, Ordering::SeqCst);
+    let asked = backend.calls();
+    backend.set_silent(true);
     // Whoever waits for a line of input goes on now; the others never read it.
     drop(child.stdin.take().map(|mut input| input.write_all(b"\n")));
-    while backend.calls.load(Ordering::Relaxed) == asked {
-        assert!(child.try_wait().expect("looked at").is_none(), "it ended before it asked for anything");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    backend.wait_until("a request of the program", |backend| backend.calls() > asked).await;
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("fits")).expect("a process");
     kill_process(pid, signal).expect("signalled");
     let waited = tokio::task::spawn_blocking(move || child.wait().expect("waited for"));
     let ended = tokio::time::timeout(ENDS_WITHIN, waited).await;
-    backend.is_silent.store(false, Ordering::SeqCst);
+    backend.set_silent(false);
     ended.expect("it still waits for a request that is never answered").expect("no panic")
 }
 
@@ -83,9 +79,7 @@ async fn what_a_killed_process_was_saving_is_saved_without_it() {
     // closed, and so uploaded, before it writes: every close of a descriptor uploads what is new.
     let script = "exec 4>&1 1> f; echo ready >&4; read line; echo saved by itself; exec sync f";
     let child = tokio::task::spawn_blocking(move || spawn(&dir, script)).await.expect("started");
-    while backend.get("f").is_none() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    backend.wait_until("the first upload", |backend| backend.get("f").is_some()).await;
     assert_eq!(ended_by(Signal::KILL, &backend, child).await.signal(), Some(9));
     mount.unmount().await.expect("nobody is left in it");
     mount.world.files.finish().await;

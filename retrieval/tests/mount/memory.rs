@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use holdfast_retrieval::mount::{
 
 /// Bytes of one frame of a body.
 const FRAME: usize = 100_000;
-/// How often a call that does not answer looks whether it may.
-const SILENCE_STEP: std::time::Duration = std::time::Duration::from_millis(10);
+/// How long a test waits for what must happen, on a machine that is busy.
+const HAPPENS_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 struct Object {
@@ -34,13 +35,15 @@ pub(crate) struct MemoryBackend {
     /// Calls fail at once, as over a refused connection.
     pub(crate) is_down: AtomicBool,
     /// Calls do not answer while this is set, as over a cut cable.
-    pub(crate) is_silent: AtomicBool,
+    is_silent: tokio::sync::watch::Sender<bool>,
+    /// Woken by every call, and by everything that is written.
+    happened: tokio::sync::Notify,
     /// Bytes that readers were given.
     pub(crate) bytes_read: AtomicU64,
     /// Requests for bytes.
     pub(crate) reads: AtomicU64,
     /// Requests of every kind.
-    pub(crate) calls: AtomicU64,
+    calls: AtomicU64,
 }
 
 impl MemoryBackend {
@@ -60,6 +63,7 @@ impl MemoryBackend {
             cid: Some(format!("cid-of-{serial}").into()),
         };
         self.objects.lock().insert(key.to_owned(), Object { bytes, stat: stat.clone() });
+        self.happened.notify_one();
         stat
     }
 
@@ -83,11 +87,29 @@ impl MemoryBackend {
         self.is_down.store(down, Ordering::SeqCst);
     }
 
-    async fn reach(&self) -> Result<(), BackendError> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        while self.is_silent.load(Ordering::SeqCst) {
-            tokio::time::sleep(SILENCE_STEP).await;
+    /// Lets calls go unanswered, or answers them all.
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.is_silent.send_replace(silent);
+    }
+
+    /// How many requests of every kind there were.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a call or a write has made `holds` true. One waits at a time.
+    pub(crate) async fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            let woken = tokio::time::timeout(HAPPENS_WITHIN, self.happened.notified()).await;
+            woken.unwrap_or_else(|_| panic!("{what} did not happen"));
         }
+    }
+
+    async fn reach(&self) -> Result<(), BackendError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.happened.notify_one();
+        let mut silence = self.is_silent.subscribe();
+        silence.wait_for(|silent| !silent).await.expect("its sender lives as long as we do");
         if self.is_down.load(Ordering::SeqCst) {
             return Err(BackendError::Unreachable { why: "cut off by the test".to_owned() });
         }

@@ -100,7 +100,7 @@ async fn a_dead_network_is_eio_within_the_limit_and_nothing_is_lost() {
     let reader = world.files.open(inode, READ).await.expect("open").handle;
     let (attr, writer) = world.files.create(FileSystem::ROOT, b"new", false).await.expect("create");
     world.files.write(writer.handle, 0, b"unsaved").await.expect("write: local");
-    world.backend.is_silent.store(true, Ordering::SeqCst);
+    world.backend.set_silent(true);
     let began = tokio::time::Instant::now();
     let read = world.files.read(reader, 8 << 20, 100).await.expect_err("no network");
     assert_eq!(read.errno(), libc::EIO);
@@ -113,7 +113,7 @@ async fn a_dead_network_is_eio_within_the_limit_and_nothing_is_lost() {
         "later ones wait no minute each: {:?}",
         began.elapsed()
     );
-    world.backend.is_silent.store(false, Ordering::SeqCst);
+    world.backend.set_silent(false);
     world.files.upload(attr.ino).await.expect("fsync again");
     assert_eq!(world.backend.get("new").as_deref(), Some(&b"unsaved"[..]));
     assert_eq!(world.files.read(reader, 8 << 20, 100).await.expect("read"), vec![1; 100]);
@@ -243,7 +243,7 @@ async fn a_directory_of_a_hundred_thousand_files_is_listed_in_pages() {
         world.backend.insert(&format!("wide/{index:06}"), "");
     }
     let wide = ino(&world.files, "wide").await;
-    let calls = world.backend.calls.load(Ordering::Relaxed);
+    let calls = world.backend.calls();
     let handle = world.files.open_directory(wide).expect("opendir");
     let (mut count, mut at) = (0, 0);
     loop {
@@ -267,7 +267,7 @@ async fn a_directory_of_a_hundred_thousand_files_is_listed_in_pages() {
         }
     }
     assert_eq!(count, 100_002);
-    assert_eq!(world.backend.calls.load(Ordering::Relaxed) - calls, 100, "one request a thousand files");
+    assert_eq!(world.backend.calls() - calls, 100, "one request a thousand files");
 }
 
 #[tokio::test]
