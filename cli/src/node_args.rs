@@ -75,7 +75,7 @@ pub(crate) struct NodeRunArgs {
     /// The node's directory
     #[arg(long, env = "HOLDFAST_NODE_DIR", value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// What is offered; creates the node if its directory is empty
+    /// What is offered from now on [default: as `node init` or `node resize` said]
     #[arg(long, env = "HOLDFAST_CAPACITY", value_name = "SIZE")]
     pub(crate) capacity: Option<ByteSize>,
     /// Where peers connect by QUIC [default: 127.0.0.1:7400, or 0.0.0.0:7400 when joining a gateway elsewhere]
