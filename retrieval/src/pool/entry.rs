@@ -29,6 +29,9 @@ const TRIAL_FIRST: Duration = Duration::from_secs(1);
 /// A node that is overtaken this often in a row, without one answer between, has stalled. Once or twice can
 /// be a burst of load or a disk that retries.
 const OVERTAKEN_MAX: u32 = 3;
+/// How long a replaced connection is kept for the answers that are still to come on it.
+const RETIRED_FOR: Duration = Duration::from_secs(10);
+const REPLACED: &str = "replaced by a newer connection";
 
 pub(super) struct Entry {
     inner: Mutex<Inner>,
@@ -41,6 +44,8 @@ pub(super) struct Entry {
 struct Inner {
     known: KnownNode,
     peer: Option<Peer>,
+    /// What `peer` took the place of last; closed a while later.
+    retired: Option<Arc<dyn Connection>>,
     /// The agreement that the node named in its last Hello, both signatures checked.
     agreed: Option<SignedAgreement>,
     state: NodeState,
@@ -62,6 +67,7 @@ impl Entry {
         let inner = Inner {
             known,
             peer: None,
+            retired: None,
             agreed: None,
             state: NodeState::Unknown,
             failures: 0,
@@ -283,7 +289,7 @@ impl Entry {
         let same = |other: &Peer| Arc::ptr_eq(other.connection(), &connection);
         // A session may be opened again on the connection that is there: that is how a delegation is renewed.
         if let Some(replaced) = inner.peer.replace(peer).filter(|other| !same(other)) {
-            replaced.connection().close("replaced by a newer connection");
+            inner.retire(&replaced);
         }
         inner.failures = 0;
         inner.retry_at = None;
@@ -296,6 +302,19 @@ impl Entry {
 }
 
 impl Inner {
+    /// Lets what is asked on a replaced connection be answered: cut off, it would pass for a node that does not answer.
+    /// One such connection is kept, for [`RETIRED_FOR`].
+    fn retire(&mut self, replaced: &Peer) {
+        let connection = Arc::clone(replaced.connection());
+        if let Some(older) = self.retired.replace(Arc::clone(&connection)) {
+            older.close(REPLACED);
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(RETIRED_FOR).await;
+            connection.close(REPLACED);
+        });
+    }
+
     fn go_down(&mut self, now_ms: UnixMs) {
         if !self.state.is_down() {
             self.state = NodeState::Down { since_ms: now_ms };

@@ -108,6 +108,28 @@ async fn a_node_that_cannot_be_dialled_is_reached_by_its_own_connection() {
     assert_eq!(test.pool.peer(id).await.unwrap().id(), id);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_on_a_replaced_connection_is_answered() {
+    let test = TestNetwork::start(1).await;
+    let id = test.nodes[0].id();
+    test.pool.upsert(test.known(&test.nodes[0], 0)).unwrap();
+    let gateway = test.network.join(test.pool.local_id());
+    let home = test.network.join(id);
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let dialled = home.dial(test.pool.local_id(), &[]).await.unwrap();
+        tokio::spawn(Arc::clone(&test.nodes[0]).serve(dialled));
+        test.pool.adopt(gateway.accept().await.unwrap()).await.unwrap();
+        peers.push(test.pool.peer(id).await.unwrap());
+    }
+    assert!(peers[0].connection().is_closed(), "one replaced connection is kept, no more");
+    peers[1].status().await.unwrap();
+    assert!(!test.pool.is_down(id));
+    advance(Duration::from_secs(11)).await;
+    tokio::task::yield_now().await;
+    assert!(peers[1].connection().is_closed() && !peers[2].connection().is_closed());
+}
+
 #[tokio::test]
 async fn new_connections_are_handed_to_the_owner() {
     let seen: Arc<Mutex<Vec<NodeId>>> = Arc::default();
