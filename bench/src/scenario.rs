@@ -1,9 +1,13 @@
 //! The lines of the benchmark, in their order, and what each must reach.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+
+mod cached;
+mod listing;
 
 use crate::load::{self, Job, Until};
 use crate::measure::{Goal, Line, Unit, Work, measure};
@@ -31,6 +35,8 @@ pub(crate) struct Size {
     pub(crate) large_len: u64,
     /// How many small objects.
     pub(crate) small_count: u64,
+    /// How many objects without bytes, for the listings.
+    pub(crate) many_count: u64,
     /// Rounds of the single-stream lines with a goal.
     pub(crate) rounds: u32,
     /// How long each timed loop runs.
@@ -44,6 +50,7 @@ impl Size {
     pub(crate) const FULL: Self = Self {
         large_len: 1024 * MIB,
         small_count: 5_000,
+        many_count: 1_000_000,
         rounds: 3,
         loop_for: Duration::from_secs(8),
         settle: SETTLE,
@@ -52,6 +59,7 @@ impl Size {
     pub(crate) const QUICK: Self = Self {
         large_len: 256 * MIB,
         small_count: 1_500,
+        many_count: 20_000,
         rounds: 1,
         loop_for: Duration::from_secs(3),
         settle: SETTLE,
@@ -64,6 +72,8 @@ pub(crate) struct Scenario {
     pub(crate) server: Arc<Server>,
     /// The same over TLS, if it offers that.
     pub(crate) tls: Option<Arc<Server>>,
+    /// Where its counters are, if it is one of ours.
+    pub(crate) web: Option<SocketAddr>,
     /// Its processes.
     pub(crate) watched: Watched,
     /// How much.
@@ -82,7 +92,9 @@ impl Scenario {
         self.writes(&mut lines).await?;
         self.reads(&mut lines).await?;
         self.random_reads(&mut lines).await?;
+        self.cached_reads(&mut lines).await?;
         self.small_objects(&mut lines).await?;
+        self.listings(&mut lines).await?;
         Ok(lines)
     }
 
@@ -99,9 +111,10 @@ impl Scenario {
     async fn writes(&self, lines: &mut Vec<Line>) -> Result<()> {
         let (server, len) = (&self.server, self.size.large_len);
         let goal = Goal { speed_min: Some(350.0), cpu_s_per_gib_max: Some(4.0), ..Goal::default() };
-        // Always, since every read needs the object.
-        let work = load::put_stream(server, LARGE, len, Payload::Unsigned, self.size.rounds);
         let name = "PUT large, 1 stream";
+        // Once in any case, since every read needs the object.
+        let rounds = if self.is_wanted(name) { self.size.rounds } else { 1 };
+        let work = load::put_stream(server, LARGE, len, Payload::Unsigned, rounds);
         self.done(lines, self.measure(name, Unit::MegabytesPerSecond, goal, work).await?);
 
         let name = "PUT large, 16 MiB parts, 8 at once";
@@ -144,11 +157,13 @@ impl Scenario {
     }
 
     async fn random_reads(&self, lines: &mut Vec<Line>) -> Result<()> {
+        let small = Goal { speed_min: Some(3000.0), ..Goal::default() };
+        let whole = Goal { p99_ms_max: Some(40.0), ..Goal::default() };
         let ranges = [
-            ("GET 64 KiB ranges, 16 clients", MIB / 16, Some(3000.0)),
-            ("GET 1 MiB ranges, 16 clients", MIB, None),
+            ("GET 64 KiB ranges, 16 clients", MIB / 16, small),
+            ("GET 1 MiB ranges, 16 clients", MIB, whole),
         ];
-        for (name, len, speed_min) in ranges {
+        for (name, len, goal) in ranges {
             if !self.is_wanted(name) {
                 continue;
             }
@@ -157,7 +172,6 @@ impl Scenario {
             let warm_up = Until::Elapsed(self.size.loop_for / 4);
             load::closed_loop(&self.server, job.clone(), CLIENTS, warm_up).await?;
             let work = load::closed_loop(&self.server, job, CLIENTS, Until::Elapsed(self.size.loop_for));
-            let goal = Goal { speed_min, ..Goal::default() };
             let line = self.measure(name, Unit::OperationsPerSecond, goal, work).await?;
             self.done(lines, line);
         }
@@ -165,20 +179,19 @@ impl Scenario {
     }
 
     async fn small_objects(&self, lines: &mut Vec<Line>) -> Result<()> {
-        let names = ["PUT 100 KiB objects, 16 clients", "GET 100 KiB objects, 16 clients", "LIST 1,000 keys"];
-        if !names.iter().any(|name| self.is_wanted(name)) {
+        let (put, get) = ("PUT 100 KiB objects, 16 clients", "GET 100 KiB objects, 16 clients");
+        if !self.is_wanted(put) && !self.is_wanted(get) {
             return Ok(());
         }
         let (prefix, count) = (SMALL.to_owned(), self.size.small_count);
+        let goal = |speed| Goal { speed_min: Some(speed), stalls_max: Some(0), ..Goal::default() };
         let jobs = [
-            (Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN }, CLIENTS, Until::Count(count)),
-            (Job::GetSmall { prefix: prefix.clone(), len: SMALL_LEN, count }, CLIENTS, Until::Count(count)),
-            (Job::List { prefix, expected: 1000 }, 1, Until::Count(30)),
+            (put, Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN }, goal(1000.0)),
+            (get, Job::GetSmall { prefix, len: SMALL_LEN, count }, goal(4000.0)),
         ];
-        for (name, (job, width, until)) in names.into_iter().zip(jobs) {
-            let work = load::closed_loop(&self.server, job, width, until);
-            let unit = Unit::OperationsPerSecond;
-            self.done(lines, self.measure(name, unit, Goal::default(), work).await?);
+        for (name, job, goal) in jobs {
+            let work = load::closed_loop(&self.server, job, CLIENTS, Until::Count(count));
+            self.done(lines, self.measure(name, Unit::OperationsPerSecond, goal, work).await?);
         }
         Ok(())
     }

@@ -14,12 +14,55 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 pub struct Postgres {
     directory: tempfile::TempDir,
     programs: PathBuf,
+    /// Where it listens over TLS, if it does.
+    port: Option<u16>,
 }
+
+/// What a server over TLS shows, and whom it believes, as PEM.
+pub struct ServerTls<'a> {
+    /// The server's certificate.
+    pub certificate: &'a str,
+    /// Its key.
+    pub key: &'a str,
+    /// Who signs clients' certificates.
+    pub client_ca: &'a str,
+}
+
+/// How often a free port is looked for: between the look and the server's start somebody else may take it.
+const PORT_ATTEMPTS: usize = 5;
 
 impl Postgres {
     /// Makes a cluster and starts a server on it.
     pub fn start() -> Result<Self> {
-        let server = Self { directory: tempfile::tempdir()?, programs: programs()? };
+        let server = Self::prepare()?;
+        server.up()?;
+        Ok(server)
+    }
+
+    /// The same, listening on 127.0.0.1 as well, over TLS and nothing else: in the database `postgres` whoever knows
+    /// its name is believed, in `template1` whoever shows a certificate.
+    pub fn start_with_tls(tls: &ServerTls<'_>) -> Result<Self> {
+        let mut server = Self::prepare()?;
+        let data = server.data();
+        server.write("server.crt", tls.certificate)?;
+        server.write("server.key", tls.key)?;
+        server.write("clients.crt", tls.client_ca)?;
+        let rules = "local all all trust\nhostssl postgres all 127.0.0.1/32 trust\n\
+                     hostssl template1 all 127.0.0.1/32 cert\n";
+        std::fs::write(data.join("pg_hba.conf"), rules)?;
+        let mut last = Error::other("no port was tried");
+        for _ in 0..PORT_ATTEMPTS {
+            server.port = Some(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+            match server.up() {
+                Ok(()) => return Ok(server),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn prepare() -> Result<Self> {
+        let server = Self { directory: tempfile::tempdir()?, programs: programs()?, port: None };
         if is_root() {
             // The server refuses to run as root; Debian's package made a user for it.
             let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
@@ -29,15 +72,20 @@ impl Postgres {
         let options =
             ["--no-sync", "--auth=trust", "--username=holdfast", "--no-locale", "--encoding=UTF8", "-D"];
         server.run("initdb", &[&options[..], &[text(&data)?]].concat())?;
-        server.up()?;
         Ok(server)
     }
 
     /// Starts the server, after [`Postgres::crash`]; returns when it takes connections.
     pub fn up(&self) -> Result<()> {
         let socket = self.directory.path().display();
-        let options =
-            format!("-c listen_addresses='' -c unix_socket_directories='{socket}' -c shared_buffers=32MB");
+        let listen = match self.port {
+            None => "-c listen_addresses=''".to_owned(),
+            Some(port) => format!(
+                "-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on -c ssl_cert_file=server.crt \
+                 -c ssl_key_file=server.key -c ssl_ca_file=clients.crt"
+            ),
+        };
+        let options = format!("{listen} -c unix_socket_directories='{socket}' -c shared_buffers=32MB");
         let log = self.directory.path().join("log");
         let data = self.data();
         self.run("pg_ctl", &["start", "-w", "-D", text(&data)?, "-l", text(&log)?, "-o", &options])
@@ -53,6 +101,23 @@ impl Postgres {
     pub fn url(&self) -> String {
         let socket = self.directory.path().display().to_string().replace('/', "%2F");
         format!("postgres://holdfast@{socket}/postgres")
+    }
+
+    /// How clients reach it over TLS, with these options: `sslmode=…`.
+    pub fn tls_url(&self, host: &str, database: &str, options: &str) -> Option<String> {
+        Some(format!("postgres://holdfast@{host}:{}/{database}?{options}", self.port?))
+    }
+
+    /// Writes a file into the data directory that only the server may read.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.data().join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        if is_root() {
+            let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
+            std::os::unix::fs::chown(&path, Some(user?), Some(group?))?;
+        }
+        Ok(())
     }
 
     fn data(&self) -> PathBuf {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
@@ -21,7 +21,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use super::OpenGatewayError;
 use super::body::TimedBody;
+use super::seats::{Seat, Seats, Work, Working};
 use crate::config::HttpLimits;
 
 /// Read and write buffer of a connection: large frames keep the cost per byte down.
@@ -98,23 +98,23 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     drain: Duration,
 ) -> bool {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let seats = Seats::new(limits.connections);
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
         let stream = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            stream = accept(&listener.tcp, &slots) => stream,
+            stream = accept(&listener.tcp, &seats) => stream,
         };
-        let Some((stream, slot)) = stream else { continue };
-        let connection =
-            serve_accepted(stream, listener.tls.clone(), Arc::clone(&handler), limits, stop.clone());
+        let Some((stream, seat)) = stream else { continue };
+        let handler = seated(Arc::clone(&handler), seat.work());
+        let connection = serve_accepted(stream, listener.tls.clone(), handler, limits, stop.clone());
         let cut = cut.clone();
         tasks.spawn(async move {
-            let _slot = slot;
             tokio::select! {
                 () = cut.cancelled() => {}
+                () = seat.is_wanted() => {}
                 () = connection => {}
             }
         });
@@ -130,25 +130,60 @@ pub(crate) async fn serve(
     drained
 }
 
-/// The next connection with its slot; the slot comes first, so that surplus clients wait in the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+/// The next connection with its seat. One that comes when all seats are taken gets that of the connection which has been
+/// idle the longest; while all are at work it waits, and those behind it wait in the kernel's queue.
+async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, Seat)> {
     match listener.accept().await {
         Ok((stream, _)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "the connection was gone before it was served");
                 return None;
             }
-            Some((stream, slot))
+            Some((stream, seats.take().await))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_BACKOFF).await;
             None
         }
+    }
+}
+
+/// The handler, telling the seat when a request begins and when the last byte of its answer was handed out.
+fn seated(handler: Handler, work: Work) -> Handler {
+    Arc::new(move |request| {
+        let working = work.begin();
+        let answering = handler(request);
+        Box::pin(async move {
+            let answer = answering.await?;
+            Ok(answer.map(|inner| Answering { inner, _working: working }.boxed_unsync()))
+        })
+    })
+}
+
+/// An answer on its way: its connection is at work until it ends.
+struct Answering {
+    inner: AnswerBody,
+    _working: Working,
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

@@ -9,6 +9,7 @@ use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::buckets::existing;
 use super::policy::{Asked, Policy, PolicyError, Verdict, action_of};
+use super::session::Session;
 use super::{document, error};
 use crate::gateway::Core;
 use crate::meta::{Bucket, BucketSetting};
@@ -40,6 +41,9 @@ pub(super) async fn verdict(
         S3Path::Object { bucket, key } => (bucket, &**key),
     };
     let Some(bucket) = core.meta.bucket(name).await.map_err(error::meta)? else { return Ok(None) };
+    if let Some(session) = Session::current() {
+        session.decided_on(&bucket);
+    }
     let operation = context.s3_op().name();
     // Whoever manages the bucket must be able to take a policy back.
     if access_key.is_some() && operation.ends_with("BucketPolicy") {
