@@ -63,7 +63,8 @@ async fn write(stores: &[Arc<PostgresStore>], is_shared: bool) -> Result<[u64; 3
     for (gateway, store) in stores.iter().enumerate() {
         for writer in 0..WRITERS {
             let (store, is_over, counts) = (Arc::clone(store), Arc::clone(&is_over), Arc::clone(&counts));
-            let key = if is_shared { b"hot".to_vec() } else { format!("row {gateway} {writer}").into_bytes() };
+            let key =
+                if is_shared { b"hot".to_vec() } else { format!("row {gateway} {writer}").into_bytes() };
             writers.spawn(async move {
                 let mut number = 0u64;
                 while !is_over.load(Ordering::Relaxed) {
@@ -71,7 +72,8 @@ async fn write(stores: &[Arc<PostgresStore>], is_shared: bool) -> Result<[u64; 3
                     let mut transaction = Transaction::default();
                     transaction.expect(key.clone(), store.get(&key).await?);
                     number += 1;
-                    transaction.put(key.clone(), Bytes::from(format!("{writer} {number} {gateway}")).to_vec());
+                    transaction
+                        .put(key.clone(), Bytes::from(format!("{writer} {number} {gateway}")).to_vec());
                     match store.transact(transaction).await {
                         Ok(()) => counts[0].fetch_add(1, Ordering::Relaxed),
                         Err(TransactError::Conflict) => counts[1].fetch_add(1, Ordering::Relaxed),

@@ -6,6 +6,8 @@ use std::process::{ChildStdout, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_tests::gateways::Pair;
+use holdfast_tests::signal;
+use rustix::process::Signal;
 
 /// Progress lines, ten writes each, between two deaths.
 const LINES_BETWEEN: usize = 6;
@@ -15,6 +17,27 @@ enum Death {
     Gateway(usize),
     /// All of its processes at once, without a checkpoint.
     Database,
+    /// Not a death: the owner of the shared work is stopped for longer than its lease, and goes on afterwards.
+    Stall,
+}
+
+/// Stops the owner until the other gateway has taken the work over; the old one must notice when it goes on.
+fn stall_owner(pair: &Pair) -> Result<()> {
+    let mut owner = None;
+    for (index, network) in pair.gateways.iter().enumerate() {
+        if network.api("/api/v1/status")?["owns_upkeep"] == true {
+            owner = Some(index);
+        }
+    }
+    let owner = owner.context("somebody owns the work")?;
+    let (stalled, heir) = (&pair.gateways[owner], &pair.gateways[1 - owner]);
+    signal(stalled.gateway.pid(), Signal::STOP)?;
+    let taken =
+        heir.wait_api("/api/v1/status", "the other takes over", |status| status["owns_upkeep"] == true);
+    signal(stalled.gateway.pid(), Signal::CONT)?;
+    taken?;
+    stalled.wait_api("/api/v1/status", "the old owner notices", |status| status["owns_upkeep"] == false)?;
+    Ok(())
 }
 
 fn progress(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<()> {
@@ -37,7 +60,13 @@ fn gateways_and_their_database_die_under_load_and_nothing_acknowledged_is_lost()
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(load.stdout.take().context("piped")?).lines();
-    for death in [Death::Gateway(0), Death::Database, Death::Gateway(1), Death::Gateway(0)] {
+    let rounds = std::env::var("HOLDFAST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1usize);
+    let mut deaths =
+        [Death::Gateway(0), Death::Database, Death::Gateway(1), Death::Gateway(0)].repeat(rounds);
+    if rounds > 1 {
+        deaths.push(Death::Stall);
+    }
+    for death in deaths {
         progress(&mut lines).with_context(|| format!("before {death:?}"))?;
         match death {
             Death::Gateway(which) => pair.kill_and_restart(which)?,
@@ -45,6 +74,7 @@ fn gateways_and_their_database_die_under_load_and_nothing_acknowledged_is_lost()
                 pair.server.crash()?;
                 pair.server.up()?;
             }
+            Death::Stall => stall_owner(&pair)?,
         }
     }
     progress(&mut lines)?;

@@ -157,8 +157,9 @@ async fn busy(address: SocketAddr, object: &Arc<Vec<u8>>, paths: &[String]) -> R
 fn drain(network: Network, address: SocketAddr, path: &str, data: &std::path::Path) -> Result<()> {
     let body = bytes_of("late", PUT_LEN);
     let mut upload = StdStream::connect(address)?;
-    let head =
-        format!("PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {PUT_LEN}\r\nExpect: 100-continue\r\n\r\n");
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {PUT_LEN}\r\nExpect: 100-continue\r\n\r\n"
+    );
     std::io::Write::write_all(&mut upload, head.as_bytes())?;
     // The body is asked for, so the upload is under way.
     let mut said = [0; 25];

@@ -2,10 +2,12 @@
 //!
 //! Without TCP_NODELAY a small answer waits for the client's delayed acknowledgement, 40 ms.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +21,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
@@ -33,6 +36,10 @@ use crate::config::HttpLimits;
 
 /// Read and write buffer of a connection: large frames keep the cost per byte down.
 const CONNECTION_BUFFER_BYTES: usize = 256 * 1024;
+/// How long a client may go on sending what nobody reads, and how much, after it was answered.
+const LINGER_MAX: Duration = Duration::from_secs(3);
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+const LINGER_READ_BYTES: usize = 64 * 1024;
 /// Pause after a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -213,11 +220,16 @@ async fn serve_connection<S>(stream: S, handler: Handler, limits: HttpLimits, st
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // Whether the body of the last request was read to its end.
+    let last_read: Arc<Mutex<Option<Arc<AtomicBool>>>> = Arc::default();
+    let remembered = Arc::clone(&last_read);
     let service = service_fn(move |request: Request<Incoming>| {
-        handler(request.map(|body| TimedBody::new(body, limits.body_idle_timeout)))
+        let request = request.map(|body| TimedBody::new(body, limits.body_idle_timeout));
+        *remembered.lock() = Some(request.body().read_to_end());
+        handler(request)
     });
     let io = TokioIo::new(TimedWrites::new(stream, limits.write_idle_timeout));
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.headers)
@@ -225,16 +237,40 @@ where
         .max_buf_size(CONNECTION_BUFFER_BYTES.max(limits.head_bytes))
         .keep_alive(true)
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = poll_fn(|cx| connection.poll_without_shutdown(cx)) => result,
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
+        return;
+    }
+    let is_unread = last_read.lock().as_ref().is_some_and(|read| !read.load(Ordering::Relaxed));
+    close(connection.into_parts().io.into_inner(), is_unread).await;
+}
+
+/// Ends a connection. A client that is still sending the body of a refused request is let send a little longer: closing
+/// a socket with unread bytes resets it, and the reset may overtake the answer that says what was wrong.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, is_unread: bool) {
+    let closing = async {
+        stream.shutdown().await?;
+        if is_unread {
+            let mut left = LINGER_BYTES_MAX;
+            let mut bytes = vec![0; LINGER_READ_BYTES];
+            while left > 0 {
+                match stream.read(&mut bytes).await? {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
+        }
+        io::Result::Ok(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER_MAX, closing).await {
+        tracing::debug!(%error, "a connection was gone before it was closed");
     }
 }
 
@@ -341,8 +377,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-
     use super::*;
 
     #[tokio::test]

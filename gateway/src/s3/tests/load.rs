@@ -267,6 +267,18 @@ async fn an_upload_of_ten_thousand_parts_is_completed() {
     world.client.get(path).await.expect_error(404, "NoSuchKey");
 }
 
+/// A client that sends its whole body before it listens hears why it was refused, and no reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let world = World::with_bucket("data").await;
+    let body = body_of(20 << 20);
+    for _ in 0..5 {
+        world.client.put("/missing/key", &body).await.expect_error(404, "NoSuchBucket");
+        let stranger = Client { secret: "wrong".to_owned(), ..world.client.clone() };
+        stranger.put("/data/key", &body).await.expect_error(403, "SignatureDoesNotMatch");
+    }
+}
+
 /// Documents larger than any that S3 knows, and deep ones, are a client's mistake.
 #[tokio::test]
 async fn huge_and_hollow_documents_are_mistakes_of_the_client() {
