@@ -16,9 +16,9 @@ const RANGES: usize = 128;
 const WHOLE: usize = 32;
 const WRITERS: usize = 64;
 const DEAF: usize = 32;
-/// What each of the busy does, one after the other.
+/// What readers of ranges and writers do, one after the other.
 const TURNS: usize = 2;
-const OBJECT_LEN: usize = 24 << 20;
+const OBJECT_LEN: usize = 16 << 20;
 const PUT_LEN: usize = 300_000;
 /// The most that the gateway may ever have resident. Its own bounds are 128 MiB each for uploads, reading ahead and whole
 /// blocks on their way, 128 MiB for caches and the database's buffers; with the heap's slack that is below this.
@@ -119,13 +119,12 @@ async fn busy(address: SocketAddr, object: &Arc<Vec<u8>>, paths: &[String]) -> R
     for client in 0..RANGES + WHOLE {
         let object = Arc::clone(object);
         tasks.spawn(async move {
+            if client >= RANGES {
+                return read_range(address, &object, 0, OBJECT_LEN).await;
+            }
             for turn in 0..TURNS {
-                let (from, len) = if client < RANGES {
-                    ((client * 131_072 + turn * 4096) % (OBJECT_LEN - (1 << 20)), 1 << 20)
-                } else {
-                    (0, OBJECT_LEN)
-                };
-                read_range(address, &object, from, len).await?;
+                let from = (client * 131_072 + turn * 4096) % (OBJECT_LEN - (1 << 20));
+                read_range(address, &object, from, 1 << 20).await?;
             }
             anyhow::Ok(())
         });

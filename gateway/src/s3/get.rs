@@ -1,4 +1,4 @@
-//! From an object to a response body: manifest pages as they are needed, verified bytes in order, deciphered in place.
+//! From an object to a response body: manifest pages as they are needed, verified bytes in order, deciphered as they leave.
 //!
 //! The first bytes are fetched before the answer's head goes out, so that an object that cannot be read is an error
 //! and not a broken answer. Later failures abort the connection: a client never takes a part for the whole.
@@ -21,7 +21,7 @@ use s3s::{Body, S3Error, S3Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error;
-use crate::crypt::CryptError;
+use crate::crypt::{CryptError, PartCipher};
 use crate::gateway::Core;
 use crate::layout::Piece;
 use crate::meta::{ManifestReader, MetaError, Object};
@@ -31,8 +31,8 @@ const STREAM_BYTES: u64 = 2 * BLOCK_LEN_MAX as u64;
 /// Pieces of streams that there is no room for: a range of this length costs a node one read of four groups.
 const THIN_BYTES: u32 = 64 * 1024;
 
-/// Bytes that are copied and deciphered at a time: half of a first-level cache.
-const DECIPHER_STEP: usize = 16 * 1024;
+/// Bytes of one frame: copied, deciphered and written while they lie in a second-level cache.
+const FRAME_BYTES: usize = 128 * 1024;
 
 /// Why an object's bytes could not be read on.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,8 @@ pub(crate) struct ObjectStream {
     /// Pieces under way, as the stream yields them.
     pieces: VecDeque<Piece>,
     fetched: Option<BoxStream<'static, Result<Bytes, FetchError>>>,
+    /// The piece that is being handed out.
+    current: Option<Current>,
     left: u64,
 }
 
@@ -103,6 +105,7 @@ impl ObjectStream {
             room: None,
             pieces: VecDeque::new(),
             fetched: None,
+            current: None,
             left,
         }
     }
@@ -110,6 +113,19 @@ impl ObjectStream {
     /// The next bytes, deciphered; `None` at the end of the range.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
         loop {
+            if let Some(current) = &mut self.current {
+                let bytes = current.frame()?;
+                if current.is_empty() {
+                    self.current = None;
+                }
+                self.left = self.left.saturating_sub(bytes.len() as u64);
+                // The last frame outlives the stream: it waits in the connection for its client.
+                let room = self.room.take_if(|_| self.left == 0);
+                return Ok(Some(match room {
+                    Some(room) => Bytes::from_owner(Held { bytes, _room: room }),
+                    None => bytes,
+                }));
+            }
             if let Some(fetched) = &mut self.fetched
                 && let Some(bytes) = fetched.next().await
             {
@@ -117,14 +133,9 @@ impl ObjectStream {
                 let Some(piece) = self.pieces.pop_front() else {
                     return Err(ReadError::Short { missing: self.left });
                 };
-                self.left = self.left.saturating_sub(bytes.len() as u64);
-                let bytes = decipher(&piece, bytes)?;
-                // The last piece outlives the stream: it waits in the connection for its client.
-                let room = self.room.take_if(|_| self.left == 0);
-                return Ok(Some(match room {
-                    Some(room) => Bytes::from_owner(Held { bytes, _room: room }),
-                    None => bytes,
-                }));
+                // An empty piece would be an end before the end.
+                self.current = Some(Current::new(piece, bytes)).filter(|current| !current.is_empty());
+                continue;
             }
             self.fetched = None;
             let Some(mut pieces) = self.reader.next().await? else {
@@ -215,24 +226,53 @@ fn thin(piece: Piece) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// Deciphers in place where the bytes are ours alone, and into a copy where the cache or a node of this process holds
-/// them too: step by step, so that what was copied is still near when it is deciphered.
-fn decipher(piece: &Piece, bytes: Bytes) -> Result<Bytes, CryptError> {
-    let Some(cipher) = &piece.cipher else { return Ok(bytes) };
-    let shared = match bytes.try_into_mut() {
-        Ok(mut own) => {
-            cipher.apply(piece.cipher_offset, &mut own)?;
-            return Ok(own.freeze());
-        }
-        Err(shared) => shared,
-    };
-    let mut copy = BytesMut::with_capacity(shared.len());
-    for step in shared.chunks(DECIPHER_STEP) {
-        let from = copy.len();
-        copy.extend_from_slice(step);
-        cipher.apply(piece.cipher_offset + from as u64, &mut copy[from..])?;
+/// A piece on its way out, deciphered frame by frame as its client takes it: what was just deciphered is still near when it
+/// is written to the socket, and a client that does not read has only a frame or two made for it.
+struct Current {
+    cipher: Option<Arc<PartCipher>>,
+    /// Where the next byte is in the cipher's stream.
+    offset: u64,
+    bytes: Source,
+}
+
+enum Source {
+    /// Ours alone: deciphered in place.
+    Own(BytesMut),
+    /// The cache or a node of this process holds them too: copied, then deciphered.
+    Shared(Bytes),
+}
+
+impl Current {
+    fn new(piece: Piece, bytes: Bytes) -> Self {
+        let bytes = match &piece.cipher {
+            Some(_) => bytes.try_into_mut().map_or_else(Source::Shared, Source::Own),
+            None => Source::Shared(bytes),
+        };
+        Self { cipher: piece.cipher, offset: piece.cipher_offset, bytes }
     }
-    Ok(copy.freeze())
+
+    fn is_empty(&self) -> bool {
+        match &self.bytes {
+            Source::Own(bytes) => bytes.is_empty(),
+            Source::Shared(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn frame(&mut self) -> Result<Bytes, CryptError> {
+        let mut frame = match (&mut self.bytes, &self.cipher) {
+            (Source::Own(bytes), _) => bytes.split_to(bytes.len().min(FRAME_BYTES)),
+            (Source::Shared(bytes), Some(_)) => {
+                BytesMut::from(&bytes.split_to(bytes.len().min(FRAME_BYTES))[..])
+            }
+            // Plain bytes are handed out as they are, all at once.
+            (Source::Shared(bytes), None) => return Ok(std::mem::take(bytes)),
+        };
+        if let Some(cipher) = &self.cipher {
+            cipher.apply(self.offset, &mut frame)?;
+        }
+        self.offset += frame.len() as u64;
+        Ok(frame.freeze())
+    }
 }
 
 /// The bytes that a Range header asks for, of an object of `size` bytes; `None` for all of it.
