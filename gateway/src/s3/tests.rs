@@ -26,7 +26,7 @@ use crate::gateway::Core;
 use crate::gateway::listen;
 use crate::gateway::plane::{NotWritable, Plane, PlaneWriter, Written};
 use crate::keys::{AccessKeys, GatewayKeys};
-use crate::meta::{Meta, RocksConfig, RocksStore};
+use crate::meta::{Meta, MetaStore, RocksConfig, RocksStore};
 
 mod browser;
 mod client;
@@ -154,12 +154,20 @@ impl World {
     }
 
     async fn configured(configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::over(configure, |store| store).await
+    }
+
+    /// A gateway over whatever `wrap` makes of its metadata store.
+    async fn over(
+        configure: impl FnOnce(&mut GatewayConfig),
+        wrap: impl FnOnce(Arc<dyn MetaStore>) -> Arc<dyn MetaStore>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = GatewayKeys::load_or_create(dir.path(), "test", SystemClock.now_ms()).unwrap();
         let transport = MemoryNetwork::new().join(keys.node_id());
         let mut config = GatewayConfig::new(dir.path().to_owned(), keys.clone(), transport);
         configure(&mut config);
-        let store = RocksStore::open(&RocksConfig::new(dir.path().join("meta"))).unwrap();
+        let store = wrap(RocksStore::open(&RocksConfig::new(dir.path().join("meta"))).unwrap());
         let namespace = NamespaceKeys::new(keys.root().clone(), keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
         let plane = Arc::new(MemoryPlane::default());

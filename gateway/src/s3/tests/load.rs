@@ -181,44 +181,30 @@ async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
     assert!(world.client.get("/data/late").await.expect_status(200).body == body);
 }
 
-/// 10,000 parts of 5 MiB: 48 GiB of which the last parts exist; the others' blocks are named, which is all that completing
-/// and listing look at.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upload_of_ten_thousand_parts_is_completed() {
-    const PART: usize = 5 << 20;
-    const PARTS: u16 = 10_000;
-    let world = World::with_bucket("data").await;
-    let path = "/data/huge";
-    let created =
-        world.client.call("POST", &format!("{path}?uploads"), &[], b"").await.expect_status(200).text();
-    let id = created.split_once("<UploadId>").unwrap().1.split('<').next().unwrap().to_owned();
-    let upload = VersionId(hex::decode(&id).unwrap().try_into().unwrap());
+const PART: usize = 5 << 20;
+const PARTS: u16 = 10_000;
+
+/// Parts whose blocks are named and exist nowhere, which is all that completing and listing look at: all but two.
+async fn put_named_parts(world: &World, upload: VersionId) {
     let bucket = world.core.meta.bucket("data").await.unwrap().unwrap();
-    let policy = world.core.config.policy.clone();
     let next = Arc::new(AtomicUsize::new(1));
     let mut putting = tokio::task::JoinSet::new();
     for _ in 0..64 {
         let (meta, bucket, next) = (Arc::clone(&world.core.meta), bucket.clone(), Arc::clone(&next));
-        let policy = policy.clone();
+        let policy = world.core.config.policy;
         putting.spawn(async move {
             loop {
                 let number = u16::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
                 if number > PARTS - 2 {
                     return;
                 }
-                let blocks: Vec<BlockRef> = (0..5u8)
-                    .map(|at| BlockRef {
-                        digest: Digest::of(&[&number.to_le_bytes()[..], &[at]].concat()),
-                        len: BlockLen::new(1 << 20).unwrap(),
-                    })
-                    .collect();
+                let name = |at: u8| Digest::of(&[&number.to_le_bytes()[..], &[at]].concat());
+                let len = BlockLen::new(1 << 20).unwrap();
+                let blocks: Vec<BlockRef> = (0..5).map(|at| BlockRef { digest: name(at), len }).collect();
                 let stored = Stored {
                     size: PART as u64,
                     stripes: blocks.chunks(policy.k).map(|data| Arc::new(stripe(&policy, data))).collect(),
-                    blocks: blocks
-                        .iter()
-                        .map(|block| Entry { digest: block.digest, len: block.len })
-                        .collect(),
+                    blocks: blocks.iter().map(|block| Entry { digest: block.digest, len }).collect(),
                     secret: Some(crate::crypt::PartSecret::fresh().unwrap()),
                 };
                 let attributes = Attributes { etag: format!("{number:032x}"), ..Attributes::default() };
@@ -230,6 +216,17 @@ async fn an_upload_of_ten_thousand_parts_is_completed() {
     while let Some(done) = putting.join_next().await {
         done.unwrap();
     }
+}
+
+/// 10,000 parts of 5 MiB, 48 GiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_of_ten_thousand_parts_is_completed() {
+    let world = World::with_bucket("data").await;
+    let path = "/data/huge";
+    let created =
+        world.client.call("POST", &format!("{path}?uploads"), &[], b"").await.expect_status(200).text();
+    let id = created.split_once("<UploadId>").unwrap().1.split('<').next().unwrap().to_owned();
+    put_named_parts(&world, VersionId(hex::decode(&id).unwrap().try_into().unwrap())).await;
     let bodies = [body_of(PART), body_of(1_234_567)];
     let mut lines: String = (1..=PARTS - 2)
         .map(|number| format!("<Part><PartNumber>{number}</PartNumber><ETag>{number:032x}</ETag></Part>"))
