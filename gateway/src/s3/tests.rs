@@ -34,6 +34,7 @@ mod copies;
 mod links;
 mod load;
 mod objects;
+mod outage;
 mod refusals;
 mod rules;
 mod tenants;
