@@ -32,6 +32,7 @@ use crate::keys::trail::Trail;
 use crate::keys::{AccessKeys, KeyUsage, Limits, Tokens};
 use crate::meta::Meta;
 use crate::s3::fair::Fair;
+use crate::s3::get::AnswerMemory;
 use crate::s3::host::Domains;
 use crate::s3::post::FormMemory;
 use crate::s3::rechunk::ChunkMemory;
@@ -51,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) trail: Option<Trail>,
     pub(crate) plane: Arc<dyn Plane>,
     pub(crate) uploads: UploadMemory,
+    /// Whole blocks on their way to clients.
+    pub(crate) answers: AnswerMemory,
     pub(crate) pool: Arc<NodePool>,
     pub(crate) tags: TagKey,
     pub(crate) deliverer: Deliverer,
@@ -133,6 +136,7 @@ impl Core {
             tokens,
             trail,
             uploads: UploadMemory::new(config.memory.upload_bytes),
+            answers: AnswerMemory::new(config.memory.answer_bytes),
             fair: Fair::new(config.http.requests_per_key),
             domains: Domains::new(&config.s3_domains),
             chunks: ChunkMemory::new(),
