@@ -95,8 +95,6 @@ pub(crate) struct Goal {
     pub(crate) cpu_s_per_gib_max: Option<f64>,
     /// Less than this, the gateway alone.
     pub(crate) gateway_mib_max: Option<f64>,
-    /// 99 of 100 operations take less.
-    pub(crate) p99_ms_max: Option<f64>,
 }
 
 impl Goal {
@@ -108,7 +106,6 @@ impl Goal {
             self.stalls_max.map(|max| format!("{max} over 40 ms")),
             self.cpu_s_per_gib_max.map(|max| format!("< {max} CPU-s/GiB")),
             self.gateway_mib_max.map(|max| format!("< {max} MiB")),
-            self.p99_ms_max.map(|max| format!("p99 < {max} ms")),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -122,7 +119,6 @@ impl Goal {
             && self.stalls_max.is_none_or(|max| line.stalls <= max)
             && self.cpu_s_per_gib_max.is_none_or(|max| server < max)
             && self.gateway_mib_max.is_none_or(|max| line.gateway_peak_mib < max)
-            && self.p99_ms_max.is_none_or(|max| line.p99_ms.is_some_and(|p99| p99 < max))
     }
 }
 
