@@ -52,4 +52,5 @@ e2e: setup-tests checked
 # What takes longer than a test may: a node killed 200 times under load, and many more lives of a store whose power goes.
 soak: setup-tests checked
 	@$(ENV) HOLDFAST_ROUNDS=200 cargo nextest run --locked --cargo-profile checked --workspace -E 'binary(killed)'
+	@$(ENV) HOLDFAST_ROUNDS=8 cargo nextest run --locked --cargo-profile checked --workspace -E 'binary(failover)'
 	@$(ENV) HOLDFAST_CASES=300 cargo nextest run --locked --cargo-profile checked --workspace -E 'package(holdfast-storage-node) & test(faults::)'

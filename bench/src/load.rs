@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
+use crate::many;
 use crate::measure::{Round, Work};
 use crate::pattern::Dice;
 use crate::s3::{Payload, Server, Session, Upload};
@@ -17,9 +18,6 @@ use crate::s3::{Payload, Server, Session, Upload};
 const PART_LEN: u64 = 16 * 1024 * 1024;
 /// Ranges of the parallel read.
 const PARALLEL_RANGE_LEN: u64 = 8 * 1024 * 1024;
-
-/// Keys of one page.
-const LIST_KEYS: u64 = 1000;
 
 /// What each operation of a closed loop does.
 #[derive(Clone, Debug)]
@@ -30,10 +28,14 @@ pub(crate) enum Job {
     PutSmall { prefix: String, len: u64 },
     /// Reads a small object; `count` of them exist.
     GetSmall { prefix: String, len: u64, count: u64 },
-    /// Lists 1,000 keys.
-    List { prefix: String, expected: usize },
-    /// Lists 1,000 of `count` small objects, from a random one on.
-    ListFrom { prefix: String, count: u64 },
+    /// Writes the next object without bytes.
+    PutEmpty,
+    /// Lists 1,000 keys behind a random one of `count`.
+    ListKeys { count: u64 },
+    /// Lists the folders under a folder that all keys share.
+    ListFolders { count: u64 },
+    /// Lists the 100 keys of a random innermost folder.
+    ListFolder { count: u64 },
 }
 
 /// When a closed loop ends.
@@ -230,17 +232,14 @@ async fn operate(
             session.get(&key, 0, *len, true).await?;
             Ok(*len)
         }
-        Job::List { prefix, expected } => {
-            let found = session.list(prefix, "").await?;
-            anyhow::ensure!(found == *expected, "a listing has {found} keys instead of {expected}");
+        Job::PutEmpty => {
+            let key = many::key(number);
+            session.put(&Upload::prepare(&server.pattern, &key, 0, 0, Payload::Unsigned)).await?;
             Ok(0)
         }
-        Job::ListFrom { prefix, count } => {
-            let after = small_key(prefix, dice.below(count - LIST_KEYS));
-            let found = session.list(prefix, &after).await?;
-            anyhow::ensure!(found as u64 == LIST_KEYS, "a listing behind {after} has {found} keys");
-            Ok(0)
-        }
+        Job::ListKeys { count } => many::list_keys(session, *count, dice).await.map(|()| 0),
+        Job::ListFolders { count } => many::list_folders(session, *count).await.map(|()| 0),
+        Job::ListFolder { count } => many::list_folder(session, *count, dice).await.map(|()| 0),
     }
 }
 

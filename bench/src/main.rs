@@ -13,6 +13,7 @@ mod disk_stages;
 mod disk_store;
 mod fetch;
 mod load;
+mod many;
 mod measure;
 mod mount;
 mod network;
@@ -104,6 +105,9 @@ struct CommonArgs {
     /// Only the lines whose name contains this, for instance "64 KiB"
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// How many keys the bucket has that listings go through [default: 1000000; 20000 with --quick]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(2000..=1_000_000))]
+    keys: Option<u64>,
     /// Where the JSON report goes
     #[arg(long, default_value = "bench/results", value_name = "DIR")]
     results: PathBuf,
@@ -180,7 +184,8 @@ async fn main() -> ExitCode {
 
 impl CommonArgs {
     fn size(&self) -> Size {
-        if self.quick { Size::QUICK } else { Size::FULL }
+        let size = if self.quick { Size::QUICK } else { Size::FULL };
+        Size { many_count: self.keys.unwrap_or(size.many_count), ..size }
     }
 
     fn report(&self, subject: String, machine: Machine, tables: Vec<Table>) -> Result<()> {
@@ -268,6 +273,7 @@ fn scenario(network: &Network, common: &CommonArgs) -> Scenario {
     Scenario {
         server: server(Endpoint::plain(network.s3)),
         tls: Some(server(network.s3_tls.clone())),
+        web: Some(network.web),
         watched: network.watched.clone(),
         size: common.size(),
         only: common.only.clone(),
@@ -292,6 +298,7 @@ async fn against(args: AgainstArgs) -> Result<()> {
     let scenario = Scenario {
         server: server(Endpoint::plain(args.address)),
         tls,
+        web: None,
         watched: args.pid.map(Watched::tree_of).unwrap_or_default(),
         size: args.common.size(),
         only: args.common.only.clone(),

@@ -61,6 +61,8 @@ pub(crate) struct Network {
     pub(crate) s3: SocketAddr,
     /// Where S3 is served over TLS.
     pub(crate) s3_tls: Endpoint,
+    /// Where its metrics are.
+    pub(crate) web: SocketAddr,
     /// With which keys.
     pub(crate) credentials: Credentials,
     /// Its processes.
@@ -105,7 +107,7 @@ impl Network {
         let s3_tls = tls_endpoint(&plan.data)?;
         let pid = child.id().context("the gateway ended right after it was ready")?;
         let watched = Watched::tree_of(pid);
-        Ok(Self { child, log, ready_after, s3, s3_tls, credentials, watched })
+        Ok(Self { child, log, ready_after, s3, s3_tls, web, credentials, watched })
     }
 
     /// Stops it as its user would, and waits.

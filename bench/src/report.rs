@@ -59,9 +59,9 @@ pub(crate) fn machine_line(machine: &Machine) -> String {
 /// The table's head.
 pub(crate) fn head() -> String {
     let cost = format!("{:>7} {:>7} {:>7}", "gateway", "nodes", "client");
-    let first = format!("{:<36} {:>9}      {:>8} {:>8}", "", "speed", "p50 ms", "p99 ms");
+    let first = format!("{:<36} {:>9}      {:>7} {:>7} {:>7}", "", "speed", "p50 ms", "p99 ms", "max ms");
     format!(
-        "{:<71}{:>23} {:>15}\n{first} {cost} {:>7} {:>7}  goal",
+        "{:<76}{:>23} {:>15}\n{first} {cost} {:>7} {:>7}  goal",
         "", "CPU-s/GiB", "peak MiB", "gateway", "nodes"
     )
 }
@@ -81,14 +81,17 @@ pub(crate) fn row(line: &Line) -> String {
         Some(false) => format!("MISSED: {}", line.goal),
     };
     let digits = if line.speed < 100.0 { 2 } else { 0 };
+    let stalled = if line.stalls > 0 { format!("  ({} over 40 ms)", line.stalls) } else { String::new() };
+    let note = if line.note.is_empty() { String::new() } else { format!("  ({})", line.note) };
     let retried = if line.retries > 0 { format!("  ({} x 503)", line.retries) } else { String::new() };
     format!(
-        "{:<36} {:>9.digits$} {:<4} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}  {goal}{retried}",
+        "{:<36} {:>9.digits$} {:<4} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}  {goal}{stalled}{retried}{note}",
         line.name,
         line.speed,
         line.unit.text(),
         number(line.p50_ms, 1),
         number(line.p99_ms, 1),
+        number(line.max_ms, 1),
         number(line.gateway_cpu_s_per_gib, 2),
         number(line.node_cpu_s_per_gib, 2),
         number(line.client_cpu_s_per_gib, 2),

@@ -82,6 +82,34 @@ impl Upload {
     }
 }
 
+/// Which page of which listing; what is empty is not asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    /// Only keys that begin with this.
+    pub(crate) prefix: &'a str,
+    /// Roll up behind this.
+    pub(crate) delimiter: &'a str,
+    /// Only keys behind this.
+    pub(crate) start_after: &'a str,
+    /// Go on where a page ended.
+    pub(crate) token: &'a str,
+}
+
+/// What a page of a listing has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listing {
+    /// How many keys.
+    pub(crate) keys: usize,
+    /// How many common prefixes.
+    pub(crate) folders: usize,
+    /// Its first key.
+    pub(crate) first: String,
+    /// Its last key.
+    pub(crate) last: String,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<String>,
+}
+
 /// What all sessions of a run share.
 pub(crate) struct Server {
     /// Where it is.
@@ -219,12 +247,27 @@ impl Session {
         Ok(bytes)
     }
 
-    /// Lists up to 1,000 keys under `prefix` and behind `after`; returns how many came.
-    pub(crate) async fn list(&mut self, prefix: &str, after: &str) -> Result<usize> {
-        let query = [("list-type", "2"), ("max-keys", "1000"), ("prefix", prefix), ("start-after", after)];
+    /// One page of ListObjectsV2.
+    pub(crate) async fn list(&mut self, asked: &Asked<'_>) -> Result<Listing> {
+        let pairs = [
+            ("list-type", "2"),
+            ("max-keys", "1000"),
+            ("prefix", asked.prefix),
+            ("delimiter", asked.delimiter),
+            ("start-after", asked.start_after),
+            ("continuation-token", asked.token),
+        ];
+        let query: Vec<(&str, &str)> = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let call = Call { query: &query, ..Call::new(Method::GET, None) };
         let (_, text) = self.call(&call).await?;
-        Ok(text.matches("<Key>").count())
+        let last = text.rsplit_once("<Key>").and_then(|(_, rest)| rest.split_once("</Key>"));
+        Ok(Listing {
+            keys: text.matches("<Key>").count(),
+            folders: text.matches("<CommonPrefixes>").count(),
+            first: between(&text, "<Key>", "</Key>").unwrap_or_default().to_owned(),
+            last: last.map(|(key, _)| key.to_owned()).unwrap_or_default(),
+            next: between(&text, "<NextContinuationToken>", "</NextContinuationToken>").map(str::to_owned),
+        })
     }
 
     async fn call(&mut self, call: &Call<'_>) -> Result<(HeaderMap, String)> {
@@ -314,7 +357,9 @@ impl<'a> Call<'a> {
         let mut request = Request::builder().method(self.method.clone()).uri(uri).body(body)?;
         *request.headers_mut() = headers;
         // A request that may have a body must say when it has none; hyper says it for bodies alone.
-        if self.method != Method::GET && self.upload.is_none() && self.text.is_none() {
+        let has_bytes =
+            self.upload.is_some_and(|upload| upload.len > 0 || upload.payload == Payload::Crc64Trailer);
+        if self.method != Method::GET && !has_bytes && self.text.is_none() {
             request
                 .headers_mut()
                 .insert(HeaderName::from_static("content-length"), HeaderValue::from_static("0"));

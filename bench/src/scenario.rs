@@ -1,9 +1,13 @@
 //! The lines of the benchmark, in their order, and what each must reach.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+
+mod cached;
+mod listing;
 
 use crate::load::{self, Job, Until};
 use crate::measure::{Goal, Line, Unit, Work, measure};
@@ -21,12 +25,6 @@ const CLIENTS: usize = 16;
 const PARALLEL: usize = 8;
 /// The large object that all reads use.
 const LARGE: &str = "large/object";
-/// Where the empty objects of the long listing are.
-const WIDE: &str = "wide/";
-/// Clients that write them: their commits share a sync.
-const WIDE_CLIENTS: usize = 64;
-/// Listings of the long one.
-const WIDE_LISTINGS: u64 = 300;
 /// Where the small objects are.
 const SMALL: &str = "small/";
 
@@ -37,8 +35,8 @@ pub(crate) struct Size {
     pub(crate) large_len: u64,
     /// How many small objects.
     pub(crate) small_count: u64,
-    /// How many empty objects the long listing is taken from.
-    pub(crate) listed_count: u64,
+    /// How many objects without bytes, for the listings.
+    pub(crate) many_count: u64,
     /// Rounds of the single-stream lines with a goal.
     pub(crate) rounds: u32,
     /// How long each timed loop runs.
@@ -52,7 +50,7 @@ impl Size {
     pub(crate) const FULL: Self = Self {
         large_len: 1024 * MIB,
         small_count: 5_000,
-        listed_count: 1_000_000,
+        many_count: 1_000_000,
         rounds: 3,
         loop_for: Duration::from_secs(8),
         settle: SETTLE,
@@ -61,7 +59,7 @@ impl Size {
     pub(crate) const QUICK: Self = Self {
         large_len: 256 * MIB,
         small_count: 1_500,
-        listed_count: 20_000,
+        many_count: 20_000,
         rounds: 1,
         loop_for: Duration::from_secs(3),
         settle: SETTLE,
@@ -74,6 +72,8 @@ pub(crate) struct Scenario {
     pub(crate) server: Arc<Server>,
     /// The same over TLS, if it offers that.
     pub(crate) tls: Option<Arc<Server>>,
+    /// Where its counters are, if it is one of ours.
+    pub(crate) web: Option<SocketAddr>,
     /// Its processes.
     pub(crate) watched: Watched,
     /// How much.
@@ -92,8 +92,9 @@ impl Scenario {
         self.writes(&mut lines).await?;
         self.reads(&mut lines).await?;
         self.random_reads(&mut lines).await?;
+        self.cached_reads(&mut lines).await?;
         self.small_objects(&mut lines).await?;
-        self.long_listing(&mut lines).await?;
+        self.listings(&mut lines).await?;
         Ok(lines)
     }
 
@@ -110,9 +111,10 @@ impl Scenario {
     async fn writes(&self, lines: &mut Vec<Line>) -> Result<()> {
         let (server, len) = (&self.server, self.size.large_len);
         let goal = Goal { speed_min: Some(350.0), cpu_s_per_gib_max: Some(4.0), ..Goal::default() };
-        // Always, since every read needs the object.
-        let work = load::put_stream(server, LARGE, len, Payload::Unsigned, self.size.rounds);
         let name = "PUT large, 1 stream";
+        // Once in any case, since every read needs the object.
+        let rounds = if self.is_wanted(name) { self.size.rounds } else { 1 };
+        let work = load::put_stream(server, LARGE, len, Payload::Unsigned, rounds);
         self.done(lines, self.measure(name, Unit::MegabytesPerSecond, goal, work).await?);
 
         let name = "PUT large, 16 MiB parts, 8 at once";
@@ -155,11 +157,13 @@ impl Scenario {
     }
 
     async fn random_reads(&self, lines: &mut Vec<Line>) -> Result<()> {
+        let small = Goal { speed_min: Some(3000.0), ..Goal::default() };
+        let whole = Goal { p99_ms_max: Some(40.0), ..Goal::default() };
         let ranges = [
-            ("GET 64 KiB ranges, 16 clients", MIB / 16, Some(3000.0), None),
-            ("GET 1 MiB ranges, 16 clients", MIB, None, Some(40.0)),
+            ("GET 64 KiB ranges, 16 clients", MIB / 16, small),
+            ("GET 1 MiB ranges, 16 clients", MIB, whole),
         ];
-        for (name, len, speed_min, p99_ms_max) in ranges {
+        for (name, len, goal) in ranges {
             if !self.is_wanted(name) {
                 continue;
             }
@@ -168,7 +172,6 @@ impl Scenario {
             let warm_up = Until::Elapsed(self.size.loop_for / 4);
             load::closed_loop(&self.server, job.clone(), CLIENTS, warm_up).await?;
             let work = load::closed_loop(&self.server, job, CLIENTS, Until::Elapsed(self.size.loop_for));
-            let goal = Goal { speed_min, p99_ms_max, ..Goal::default() };
             let line = self.measure(name, Unit::OperationsPerSecond, goal, work).await?;
             self.done(lines, line);
         }
@@ -176,45 +179,20 @@ impl Scenario {
     }
 
     async fn small_objects(&self, lines: &mut Vec<Line>) -> Result<()> {
-        let names = ["PUT 100 KiB objects, 16 clients", "GET 100 KiB objects, 16 clients", "LIST 1,000 keys"];
-        if !names.iter().any(|name| self.is_wanted(name)) {
+        let (put, get) = ("PUT 100 KiB objects, 16 clients", "GET 100 KiB objects, 16 clients");
+        if !self.is_wanted(put) && !self.is_wanted(get) {
             return Ok(());
         }
         let (prefix, count) = (SMALL.to_owned(), self.size.small_count);
-        let put = Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN };
-        let get = Job::GetSmall { prefix: prefix.clone(), len: SMALL_LEN, count };
+        let goal = |speed| Goal { speed_min: Some(speed), stalls_max: Some(0), ..Goal::default() };
         let jobs = [
-            (put, CLIENTS, Until::Count(count), Some(1000.0)),
-            (get, CLIENTS, Until::Count(count), Some(4000.0)),
-            (Job::List { prefix, expected: 1000 }, 1, Until::Count(30), None),
+            (put, Job::PutSmall { prefix: prefix.clone(), len: SMALL_LEN }, goal(1000.0)),
+            (get, Job::GetSmall { prefix, len: SMALL_LEN, count }, goal(4000.0)),
         ];
-        for (name, (job, width, until, speed_min)) in names.into_iter().zip(jobs) {
-            let work = load::closed_loop(&self.server, job, width, until);
-            let goal = Goal { speed_min, ..Goal::default() };
+        for (name, job, goal) in jobs {
+            let work = load::closed_loop(&self.server, job, CLIENTS, Until::Count(count));
             self.done(lines, self.measure(name, Unit::OperationsPerSecond, goal, work).await?);
         }
-        Ok(())
-    }
-
-    /// A page out of a million keys, which are empty objects put over S3 beforehand.
-    async fn long_listing(&self, lines: &mut Vec<Line>) -> Result<()> {
-        let count = self.size.listed_count;
-        let name = format!("LIST 1,000 of {count} keys");
-        if !self.is_wanted(&name) {
-            return Ok(());
-        }
-        let prefix = WIDE.to_owned();
-        let put = Job::PutSmall { prefix: prefix.clone(), len: 0 };
-        let work = load::closed_loop(&self.server, put, WIDE_CLIENTS, Until::Count(count));
-        let line =
-            self.measure("PUT empty objects, 64 clients", Unit::OperationsPerSecond, Goal::default(), work);
-        self.done(lines, line.await?);
-        let job = Job::ListFrom { prefix, count };
-        let work = load::closed_loop(&self.server, job, 1, Until::Count(WIDE_LISTINGS));
-        // One client: so many a second is 10 ms each.
-        let goal = Goal { speed_min: Some(100.0), ..Goal::default() };
-        let line = self.measure(&name, Unit::OperationsPerSecond, goal, work).await?;
-        self.done(lines, line);
         Ok(())
     }
 

@@ -195,8 +195,8 @@ pub(crate) struct GatewayInitArgs {
 /// Where metadata is kept, and what is written down.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MetaArgs {
-    /// A PostgreSQL database that several gateways share: postgres://USER:PASSWORD@HOST/DATABASE
-    /// [default: RocksDB in DIR/meta]
+    /// A PostgreSQL database that several gateways share: postgres://USER:PASSWORD@HOST/DATABASE, with
+    /// ?sslmode=verify-full (and &sslrootcert=FILE) for TLS [default: RocksDB in DIR/meta]
     #[arg(long, env = "HOLDFAST_META", value_name = "URL", hide_env_values = true)]
     pub(crate) meta: Option<String>,
     /// Write requests that only read into the audit trail, too

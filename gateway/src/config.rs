@@ -156,6 +156,8 @@ pub struct MemoryLimits {
     pub download_bytes: usize,
     /// Bytes fetched ahead by one download.
     pub download_ahead_bytes: usize,
+    /// Bytes of whole blocks on their way to clients over all downloads; downloads beyond that go in smaller pieces.
+    pub answer_bytes: usize,
     /// Bytes of verified blocks kept for the next reader: those that were asked for twice.
     pub cache_bytes: usize,
 }
@@ -166,6 +168,7 @@ impl Default for MemoryLimits {
             upload_bytes: 128 * 1024 * 1024,
             download_bytes: 128 * 1024 * 1024,
             download_ahead_bytes: 8 * 1024 * 1024,
+            answer_bytes: 128 * 1024 * 1024,
             cache_bytes: 48 * 1024 * 1024,
         }
     }

@@ -29,6 +29,7 @@ pub(crate) mod listen;
 pub(crate) mod network;
 mod placement;
 pub(crate) mod plane;
+mod seats;
 pub(crate) mod telemetry;
 mod tls;
 

@@ -56,6 +56,7 @@ mod ticket;
 mod unlink;
 mod upkeep;
 mod upload;
+mod whereabouts;
 
 pub use check::{CheckReport, Finding};
 pub use completed::CompletedUpload;
@@ -97,10 +98,12 @@ pub struct Meta {
     clock: Arc<dyn Clock>,
     nodes: node::NodeTable,
     pages: pages::PageCache,
+    whereabouts: whereabouts::Whereabouts,
     /// Held by a writer that lost a race, so that losers retry one at a time instead of against each other.
     retry_turn: tokio::sync::Mutex<()>,
     /// The fence of the shared work, as this gateway held it last; none when it never did.
     owner: RwLock<Option<Fence>>,
+    lease_watch: lease::LeaseWatch,
     /// Where the sweep of tombstones goes on.
     sweep_from: Mutex<Option<Vec<u8>>>,
     /// The same for completed uploads.
@@ -130,8 +133,10 @@ impl Meta {
             clock,
             nodes: node::NodeTable::default(),
             pages: pages::PageCache::default(),
+            whereabouts: whereabouts::Whereabouts::default(),
             retry_turn: tokio::sync::Mutex::new(()),
             owner: RwLock::default(),
+            lease_watch: lease::LeaseWatch::default(),
             sweep_from: Mutex::default(),
             completed_from: Mutex::default(),
             reads: reads::Reads::default(),
@@ -235,6 +240,7 @@ impl Meta {
         };
         let _turn = self.retry_turn.lock().await;
         for _ in 1..ATTEMPTS_MAX {
+            crate::gateway::telemetry::meta_retried();
             last = match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(Attempt::Failed(error)) if !error.may_be_torn() => return Err(error),

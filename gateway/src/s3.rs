@@ -37,7 +37,7 @@ mod document;
 mod error;
 mod etag;
 pub(crate) mod fair;
-mod get;
+pub(crate) mod get;
 pub(crate) mod host;
 pub(crate) mod lifecycle;
 mod list;
@@ -146,6 +146,9 @@ async fn call(
     let is_head = request.method() == Method::HEAD;
     let mistake = bodies::Mistake::default();
     let is_object = bodies::is_object(request.method(), request.uri().query(), target);
+    if !is_object && session::declared_len(request.headers()) > XML_BODY_BYTES_MAX as u64 {
+        return refused(error::document_too_long());
+    }
     let request = match rechunk::Chunks::of(request.headers()) {
         Some(chunks) => {
             let memory = core.chunks.clone();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub mod gateways;
 pub mod mounted;
 pub mod postgres;
 pub mod uploads;

@@ -14,54 +14,55 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 pub struct Postgres {
     directory: tempfile::TempDir,
     programs: PathBuf,
-    /// The port of a server that is reached over TLS.
-    tls_port: Option<u16>,
+    /// Where it listens over TLS, if it does.
+    port: Option<u16>,
 }
+
+/// What a server over TLS shows, and whom it believes, as PEM.
+pub struct ServerTls<'a> {
+    /// The server's certificate.
+    pub certificate: &'a str,
+    /// Its key.
+    pub key: &'a str,
+    /// Who signs clients' certificates.
+    pub client_ca: &'a str,
+}
+
+/// How often a free port is looked for: between the look and the server's start somebody else may take it.
+const PORT_ATTEMPTS: usize = 5;
 
 impl Postgres {
     /// Makes a cluster and starts a server on it.
     pub fn start() -> Result<Self> {
-        let server = Self::make()?;
+        let server = Self::prepare()?;
         server.up()?;
         Ok(server)
     }
 
-    /// The same, on a port of localhost, with TLS under the certificate at [`Postgres::certificate`], which it makes.
-    pub fn start_tls() -> Result<Self> {
-        let mut server = Self::make()?;
-        server.tls_port = Some(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port());
-        let (key, certificate) = (server.directory.path().join("key.pem"), server.certificate());
-        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
-        let request =
-            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"];
-        let more = [
-            "-addext",
-            names,
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-keyout",
-            text(&key)?,
-            "-out",
-        ];
-        let made = Command::new("openssl").args(request).args(more).arg(&certificate).output()?;
-        if !made.status.success() {
-            return Err(Error::other(String::from_utf8_lossy(&made.stderr).into_owned()));
+    /// The same, listening on 127.0.0.1 as well, over TLS and nothing else: in the database `postgres` whoever knows
+    /// its name is believed, in `template1` whoever shows a certificate.
+    pub fn start_with_tls(tls: &ServerTls<'_>) -> Result<Self> {
+        let mut server = Self::prepare()?;
+        let data = server.data();
+        server.write("server.crt", tls.certificate)?;
+        server.write("server.key", tls.key)?;
+        server.write("clients.crt", tls.client_ca)?;
+        let rules = "local all all trust\nhostssl postgres all 127.0.0.1/32 trust\n\
+                     hostssl template1 all 127.0.0.1/32 cert\n";
+        std::fs::write(data.join("pg_hba.conf"), rules)?;
+        let mut last = Error::other("no port was tried");
+        for _ in 0..PORT_ATTEMPTS {
+            server.port = Some(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+            match server.up() {
+                Ok(()) => return Ok(server),
+                Err(error) => last = error,
+            }
         }
-        if is_root() {
-            let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
-            std::os::unix::fs::chown(&key, Some(user?), Some(group?))?;
-        }
-        server.up()?;
-        Ok(server)
+        Err(last)
     }
 
-    /// The certificate of a server with TLS.
-    pub fn certificate(&self) -> PathBuf {
-        self.directory.path().join("cert.pem")
-    }
-
-    fn make() -> Result<Self> {
-        let server = Self { directory: tempfile::tempdir()?, programs: programs()?, tls_port: None };
+    fn prepare() -> Result<Self> {
+        let server = Self { directory: tempfile::tempdir()?, programs: programs()?, port: None };
         if is_root() {
             // The server refuses to run as root; Debian's package made a user for it.
             let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
@@ -77,10 +78,11 @@ impl Postgres {
     /// Starts the server, after [`Postgres::crash`]; returns when it takes connections.
     pub fn up(&self) -> Result<()> {
         let socket = self.directory.path().display();
-        let listen = match self.tls_port {
+        let listen = match self.port {
             None => "-c listen_addresses=''".to_owned(),
             Some(port) => format!(
-                "-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on -c ssl_cert_file={socket}/cert.pem -c ssl_key_file={socket}/key.pem"
+                "-c listen_addresses=127.0.0.1 -c port={port} -c ssl=on -c ssl_cert_file=server.crt \
+                 -c ssl_key_file=server.key -c ssl_ca_file=clients.crt"
             ),
         };
         let options = format!("{listen} -c unix_socket_directories='{socket}' -c shared_buffers=32MB");
@@ -97,11 +99,25 @@ impl Postgres {
 
     /// How clients reach it.
     pub fn url(&self) -> String {
-        if let Some(port) = self.tls_port {
-            return format!("postgres://holdfast@localhost:{port}/postgres?sslmode=require");
-        }
         let socket = self.directory.path().display().to_string().replace('/', "%2F");
         format!("postgres://holdfast@{socket}/postgres")
+    }
+
+    /// How clients reach it over TLS, with these options: `sslmode=…`.
+    pub fn tls_url(&self, host: &str, database: &str, options: &str) -> Option<String> {
+        Some(format!("postgres://holdfast@{host}:{}/{database}?{options}", self.port?))
+    }
+
+    /// Writes a file into the data directory that only the server may read.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.data().join(name);
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        if is_root() {
+            let [user, group] = ["-u", "-g"].map(|which| id_of("postgres", which));
+            std::os::unix::fs::chown(&path, Some(user?), Some(group?))?;
+        }
+        Ok(())
     }
 
     fn data(&self) -> PathBuf {

@@ -1,71 +1,16 @@
 //! Two gateways on one PostgreSQL: one namespace, read-after-write across them, and either may die at any time.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use holdfast_tests::gateways::{init_and_confirm, init_from, network, start};
 use holdfast_tests::postgres::Postgres;
 use holdfast_tests::uploads::{self, Uploads};
-use holdfast_tests::{Network, Process, bytes_of, program};
-use serde_json::Value;
+use holdfast_tests::{Network, bytes_of, program};
 
 /// Acknowledged uploads before a gateway is killed.
 const UPLOADS_BEFORE_KILL: usize = 40;
-
-/// Makes a gateway's keys as a person does: reads the code that is shown and types it back.
-fn init_and_confirm(data: &Path, recovery: &Path) -> Result<String> {
-    let mut init = Command::new(program()?)
-        .args(["--json", "gateway", "init", "--data"])
-        .arg(data)
-        .arg("--recovery-file")
-        .arg(recovery)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut typed = init.stdin.take().context("piped")?;
-    let mut code = None;
-    for line in BufReader::new(init.stdout.take().context("piped")?).lines() {
-        let line: Value = serde_json::from_str(&line?)?;
-        if line["event"] == "recovery" {
-            let shown = line["code"].as_str().context("a code")?.to_owned();
-            // Wrong once, as people are.
-            writeln!(typed, "ABCD-{shown}")?;
-            writeln!(typed, "{}", shown.to_lowercase())?;
-            code = Some(shown);
-        }
-    }
-    ensure!(init.wait()?.success(), "the right code was typed in the end");
-    code.context("no code was shown")
-}
-
-/// A second gateway of the namespace, from the recovery file.
-fn init_from(data: &Path, recovery: &Path, code: &str) -> Result<bool> {
-    let mut init = Command::new(program()?)
-        .args(["--json", "gateway", "init", "--data"])
-        .arg(data)
-        .arg("--from")
-        .arg(recovery)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    writeln!(init.stdin.take().context("piped")?, "{code}")?;
-    Ok(init.wait()?.success())
-}
-
-fn start(data: &Path, meta: &str) -> Result<(Process, Value)> {
-    let data = data.to_str().context("UTF-8")?;
-    let any = ["--s3-listen", "127.0.0.1:0", "--web-listen", "127.0.0.1:0"];
-    let gateway = Process::start(&[&["gateway", "run", "--data", data, "--meta", meta][..], &any].concat())?;
-    let info = gateway.wait_event("open")?["network"].clone();
-    Ok((gateway, info))
-}
-
-fn network(data: &Path, meta: &str) -> Result<Network> {
-    let (gateway, info) = start(data, meta)?;
-    Ok(Network { data: data.to_path_buf(), gateway, nodes: Vec::new(), info })
-}
 
 #[test]
 fn two_gateways_on_one_database_serve_one_namespace_and_either_may_die() -> Result<()> {
@@ -101,7 +46,7 @@ fn two_gateways_on_one_database_serve_one_namespace_and_either_may_die() -> Resu
     second.wait_api("/api/v1/status", "the second gateway takes over and delivers", |status| {
         status["owns_upkeep"] == true && status["deliveries_waiting"] == false
     })?;
-    let (gateway, info) = start(&one, &server.url())?;
+    let (gateway, info) = start(&one, &server.url(), "127.0.0.1:0")?;
     gateway.wait_event("ready")?;
     (first.gateway, first.info) = (gateway, info);
     let file = root.path().join("after.bin");

@@ -32,6 +32,7 @@ use crate::keys::trail::Trail;
 use crate::keys::{AccessKeys, KeyUsage, Limits, Tokens};
 use crate::meta::Meta;
 use crate::s3::fair::Fair;
+use crate::s3::get::AnswerMemory;
 use crate::s3::host::Domains;
 use crate::s3::post::FormMemory;
 use crate::s3::rechunk::ChunkMemory;
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) trail: Option<Trail>,
     pub(crate) plane: Arc<dyn Plane>,
     pub(crate) uploads: UploadMemory,
+    /// Whole blocks on their way to clients.
+    pub(crate) answers: AnswerMemory,
     pub(crate) pool: Arc<NodePool>,
     pub(crate) tags: TagKey,
     pub(crate) deliverer: Deliverer,
@@ -85,6 +88,14 @@ pub(crate) struct Core {
     deliveries: Notify,
 }
 
+/// How this gateway meets its nodes.
+fn pool_config(config: &GatewayConfig) -> PoolConfig {
+    let mut pool =
+        PoolConfig::new(Arc::clone(&config.transport), config.software.clone(), Arc::clone(&config.clock));
+    pool.delegation = Some(config.keys.delegation().to_wire());
+    pool
+}
+
 impl Core {
     /// The state of a gateway whose blocks lie on the nodes of its network.
     pub(crate) fn over_network(
@@ -95,16 +106,12 @@ impl Core {
         cache: Option<Arc<BlockCache>>,
     ) -> (Arc<Self>, Connections) {
         let (connections, on_connected) = Connections::new();
-        let mut pool_config = PoolConfig::new(
-            Arc::clone(&config.transport),
-            config.software.clone(),
-            Arc::clone(&config.clock),
-        );
-        pool_config.delegation = Some(config.keys.delegation().to_wire());
-        pool_config.on_connected = Some(on_connected);
         let healing = Healing::new();
-        pool_config.on_gone = Some(healing.on_gone());
-        let pool = NodePool::new(pool_config);
+        let pool = NodePool::new(PoolConfig {
+            on_connected: Some(on_connected),
+            on_gone: Some(healing.on_gone()),
+            ..pool_config(&config)
+        });
         let tags = TagKey::new(blake3::derive_key(TAG_CONTEXT, config.keys.root().expose()));
         let write = WriteConfig { lease: config.timing.lease, ..WriteConfig::default() };
         let seed = u64::from_le_bytes(config.keys.node_id().as_bytes()[..8].try_into().unwrap_or_default());
@@ -135,6 +142,7 @@ impl Core {
             tokens,
             trail,
             uploads: UploadMemory::new(config.memory.upload_bytes),
+            answers: AnswerMemory::new(config.memory.answer_bytes),
             fair: Fair::new(config.http.requests_per_key),
             domains: Domains::new(&config.s3_domains),
             chunks: ChunkMemory::new(),

@@ -2,26 +2,28 @@
 //!
 //! Without TCP_NODELAY a small answer waits for the client's delayed acknowledgement, 40 ms.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,10 +31,15 @@ use tokio_util::task::TaskTracker;
 
 use super::OpenGatewayError;
 use super::body::TimedBody;
+use super::seats::{Seat, Seats, Work, Working};
 use crate::config::HttpLimits;
 
 /// Read and write buffer of a connection: large frames keep the cost per byte down.
 const CONNECTION_BUFFER_BYTES: usize = 256 * 1024;
+/// How long a client may go on sending what nobody reads, and how much, after it was answered.
+const LINGER_MAX: Duration = Duration::from_secs(3);
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+const LINGER_READ_BYTES: usize = 64 * 1024;
 /// Pause after a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -107,28 +114,24 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     drain: Duration,
 ) -> bool {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let seats = Seats::new(limits.connections);
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
         let stream = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            stream = accept(&listener.tcp, &slots) => stream,
+            stream = accept(&listener.tcp, &seats) => stream,
         };
-        let Some((stream, address, slot)) = stream else { continue };
+        let Some((stream, address, seat)) = stream else { continue };
         let peer = Peer { address, is_tls: listener.tls.is_some() };
-        let handler = Arc::clone(&handler);
-        let handler: Handler = Arc::new(move |mut request: Request<TimedBody>| {
-            request.extensions_mut().insert(peer);
-            handler(request)
-        });
+        let handler = introduced(seated(Arc::clone(&handler), seat.work()), peer);
         let connection = serve_accepted(stream, listener.tls.clone(), handler, limits, stop.clone());
         let cut = cut.clone();
         tasks.spawn(async move {
-            let _slot = slot;
             tokio::select! {
                 () = cut.cancelled() => {}
+                () = seat.is_wanted() => {}
                 () = connection => {}
             }
         });
@@ -144,25 +147,68 @@ pub(crate) async fn serve(
     drained
 }
 
-/// The next connection with its slot; the slot comes first, so that surplus clients wait in the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+/// The next connection with its seat. One that comes when all seats are taken gets that of the connection which has been
+/// idle the longest; while all are at work it waits, and those behind it wait in the kernel's queue.
+async fn accept(listener: &TcpListener, seats: &Seats) -> Option<(TcpStream, SocketAddr, Seat)> {
     match listener.accept().await {
         Ok((stream, address)) => {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "the connection was gone before it was served");
                 return None;
             }
-            Some((stream, address, slot))
+            Some((stream, address, seats.take().await))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_BACKOFF).await;
             None
         }
+    }
+}
+
+/// The handler, told with every request who is on the other end.
+fn introduced(handler: Handler, peer: Peer) -> Handler {
+    Arc::new(move |mut request| {
+        request.extensions_mut().insert(peer);
+        handler(request)
+    })
+}
+
+/// The handler, telling the seat when a request begins and when the last byte of its answer was handed out.
+fn seated(handler: Handler, work: Work) -> Handler {
+    Arc::new(move |request| {
+        let working = work.begin();
+        let answering = handler(request);
+        Box::pin(async move {
+            let answer = answering.await?;
+            Ok(answer.map(|inner| Answering { inner, _working: working }.boxed_unsync()))
+        })
+    })
+}
+
+/// An answer on its way: its connection is at work until it ends.
+struct Answering {
+    inner: AnswerBody,
+    _working: Working,
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 
@@ -192,11 +238,16 @@ async fn serve_connection<S>(stream: S, handler: Handler, limits: HttpLimits, st
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // Whether the body of the last request was read to its end.
+    let last_read: Arc<Mutex<Option<Arc<AtomicBool>>>> = Arc::default();
+    let remembered = Arc::clone(&last_read);
     let service = service_fn(move |request: Request<Incoming>| {
-        handler(request.map(|body| TimedBody::new(body, limits.body_idle_timeout)))
+        let request = request.map(|body| TimedBody::new(body, limits.body_idle_timeout));
+        *remembered.lock() = Some(request.body().read_to_end());
+        handler(request)
     });
     let io = TokioIo::new(TimedWrites::new(stream, limits.write_idle_timeout));
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_headers(limits.headers)
@@ -204,16 +255,40 @@ where
         .max_buf_size(CONNECTION_BUFFER_BYTES.max(limits.head_bytes))
         .keep_alive(true)
         .serve_connection(io, service);
-    let mut connection = pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = poll_fn(|cx| connection.poll_without_shutdown(cx)) => result,
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
+        return;
+    }
+    let is_unread = last_read.lock().as_ref().is_some_and(|read| !read.load(Ordering::Relaxed));
+    close(connection.into_parts().io.into_inner(), is_unread).await;
+}
+
+/// Ends a connection. A client that is still sending the body of a refused request is let send a little longer: closing
+/// a socket with unread bytes resets it, and the reset may overtake the answer that says what was wrong.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, is_unread: bool) {
+    let closing = async {
+        stream.shutdown().await?;
+        if is_unread {
+            let mut left = LINGER_BYTES_MAX;
+            let mut bytes = vec![0; LINGER_READ_BYTES];
+            while left > 0 {
+                match stream.read(&mut bytes).await? {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
+        }
+        io::Result::Ok(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER_MAX, closing).await {
+        tracing::debug!(%error, "a connection was gone before it was closed");
     }
 }
 
@@ -320,8 +395,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedWrites<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-
     use super::*;
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub(crate) struct MetaPlacement {
 #[async_trait]
 impl Placement for MetaPlacement {
     async fn locate(&self, digest: &Digest) -> Result<Option<Slot>, PlacementError> {
-        let located = self.meta.locate(digest).await.map_err(PlacementError::store)?;
+        let located = self.meta.locate_to_read(digest).await.map_err(PlacementError::store)?;
         Ok(located.map(|located| Slot { stripe: located.stripe, slot: located.slot }))
     }
 }

@@ -48,6 +48,15 @@ const CACHE_BYTES: &str = "holdfast_block_cache_bytes";
 /// Blocks that the cache's disk has damaged.
 const CACHE_DAMAGED: &str = "holdfast_block_cache_damaged_total";
 
+/// Metadata transactions decided, by outcome: committed, or refused because what they relied on had changed.
+const META_TRANSACTIONS: &str = "holdfast_meta_transactions_total";
+/// Groups of metadata transactions committed; each is one sync.
+const META_GROUPS: &str = "holdfast_meta_groups_total";
+/// Groups that a shared database refused because another gateway's commit was in the way, and that were decided again.
+const META_LOST: &str = "holdfast_meta_groups_lost_total";
+/// Operations on metadata that read and decided again because somebody else was faster.
+const META_RETRIES: &str = "holdfast_meta_retries_total";
+
 const SECONDS_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 /// The recorder of this process; the first caller installs it.
@@ -94,6 +103,14 @@ fn describe() {
     describe_counter!(CACHE_LOOKUPS, Unit::Count, "Look-ups in the cache of blocks");
     describe_gauge!(CACHE_BYTES, Unit::Bytes, "Bytes of the cache of blocks");
     describe_counter!(CACHE_DAMAGED, Unit::Count, "Cached blocks that the disk has damaged");
+    describe_counter!(META_TRANSACTIONS, Unit::Count, "Metadata transactions decided, by outcome");
+    describe_counter!(META_GROUPS, Unit::Count, "Groups of metadata transactions committed, one sync each");
+    describe_counter!(
+        META_LOST,
+        Unit::Count,
+        "Groups that a shared database refused because another gateway was in the way"
+    );
+    describe_counter!(META_RETRIES, Unit::Count, "Operations on metadata that were decided again");
     describe_gauge!(CULPRITS, Unit::Count, "Lines of evidence against nodes");
 }
 
@@ -173,6 +190,23 @@ pub(crate) fn expansion(stored: u64, packed: u64, live: u64) {
         gauge!(EXPANSION, "when" => "now").set(stored as f64 / live as f64);
         gauge!(EXPANSION, "when" => "after_packing").set(packed as f64 / live as f64);
     }
+}
+
+/// A group of metadata transactions was decided and committed.
+pub(crate) fn meta_group(committed: usize, refused: usize) {
+    counter!(META_GROUPS).increment(1);
+    counter!(META_TRANSACTIONS, "outcome" => "committed").increment(committed as u64);
+    counter!(META_TRANSACTIONS, "outcome" => "refused").increment(refused as u64);
+}
+
+/// A group lost to another gateway's.
+pub(crate) fn meta_group_lost() {
+    counter!(META_LOST).increment(1);
+}
+
+/// An operation on metadata is tried again.
+pub(crate) fn meta_retried() {
+    counter!(META_RETRIES).increment(1);
 }
 
 /// Figures that are looked up when somebody asks.

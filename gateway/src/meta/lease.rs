@@ -3,13 +3,16 @@
 //! A lease is two rows. The owner's row holds a *fence*, a number that every change of owner raises; the other says until
 //! when the lease runs, and only the owner moves it. Clocks decide when somebody may take over, so clocks that disagree
 //! cost double work and nothing else: whoever was overtaken finds the fence changed in the transaction that commits what
-//! it did ([`Fence::guard`]), and nothing of it happens.
+//! it did ([`Fence::guard`]), and nothing of it happens. An end that an owner's wrong clock put far ahead does not keep
+//! the others out: a lease that nobody has moved for a whole term, as they see it, is over.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::NodeId;
 use holdfast_protocol::time::UnixMs;
+use parking_lot::Mutex;
 
 use super::error::{Attempt, MetaError, PlacementError};
 use super::store::{TransactError, Transaction};
@@ -19,6 +22,8 @@ use super::{Meta, schema};
 const OWNER_LEN: usize = 8 + 32;
 /// Bytes of a lease's name.
 const NAME_LEN_MAX: usize = 64;
+/// Names of leases that are watched at once; there is one today.
+const LEASES_SEEN_MAX: usize = 64;
 
 /// What a transaction must rely on to be the owner's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +82,9 @@ impl Meta {
             None => 0,
             Some(row) => {
                 let (number, holds) = decode_owner(row)?;
-                if holds != *holder.as_bytes() && end.as_deref().map_or(Ok(0), decode_end)? > now_ms {
+                let end_ms = end.as_deref().map_or(Ok(0), decode_end)?;
+                let stands_still = self.lease_watch.stands_still(name, number, end_ms, now_ms, millis(term));
+                if holds != *holder.as_bytes() && end_ms > now_ms && !stands_still {
                     return Ok(None);
                 }
                 number
@@ -167,6 +174,25 @@ impl Meta {
         fence: &Fence,
     ) -> Result<(), PlacementError> {
         self.put_stripe_guarded(stripe, expected_version, Some(fence)).await
+    }
+}
+
+/// The leases of others, as last seen and since when by our own clock.
+#[derive(Debug, Default)]
+pub(super) struct LeaseWatch(Mutex<HashMap<String, (u64, UnixMs, UnixMs)>>);
+
+impl LeaseWatch {
+    /// Whether the lease has been seen with this fence and this end for `term_ms`: its owner renews it no more.
+    fn stands_still(&self, name: &str, number: u64, end_ms: UnixMs, now_ms: UnixMs, term_ms: u64) -> bool {
+        let mut seen = self.0.lock();
+        if seen.len() >= LEASES_SEEN_MAX {
+            seen.clear();
+        }
+        let (old_number, old_end, since) = seen.entry(name.to_owned()).or_insert((number, end_ms, now_ms));
+        if (*old_number, *old_end) != (number, end_ms) || now_ms < *since {
+            (*old_number, *old_end, *since) = (number, end_ms, now_ms);
+        }
+        now_ms - *since >= term_ms
     }
 }
 

@@ -85,6 +85,7 @@ impl Meta {
         self.replace_object(bucket, &new.key, &mut row, &replacing, (&mut changes, &mut transaction)).await?;
         self.change_refs(&changes, brought, &mut transaction).await?;
         self.store.transact(transaction).await?;
+        stored.stripes.iter().for_each(|stripe| self.whereabouts.committed(stripe));
         Ok(object_of(bucket.id, new.key.clone(), row))
     }
 

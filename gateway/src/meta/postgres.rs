@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use super::store::{
 };
 use connection::{Connector, Session, Slot};
 
+mod address;
 mod commit;
 mod connection;
 mod group;
@@ -39,17 +41,21 @@ const READERS: usize = 4;
 const QUEUE_MAX: usize = 4096;
 /// A read whose connection breaks is repeated on a new one this often: a database that restarts goes unnoticed.
 const READ_ATTEMPTS: usize = 3;
+/// A failover of a managed database takes about as long.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Rows asked for beyond a page, for counters that several gateways have added to.
 const PAGE_SLACK: usize = 16;
 
 /// Which database, and who asks.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with several hosts if there are; `sslmode=require` for TLS,
-    /// which is then verified against the system's certificates.
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with several hosts if there are; `sslmode=verify-full` for TLS,
+    /// verified against the system's certificates or those of `sslrootcert`.
     pub url: String,
     /// This gateway among those of the namespace: never 0, the same at every start.
     pub instance: i64,
+    /// How long a caller waits for a database that restarts or fails over before it hears of it.
+    pub patience: Duration,
 }
 
 impl PostgresConfig {
@@ -57,7 +63,12 @@ impl PostgresConfig {
     pub fn new(url: impl Into<String>, gateway: &holdfast_protocol::NodeId) -> Self {
         let bytes = gateway.as_bytes().first_chunk::<8>().copied().unwrap_or_default();
         // Clearing the sign and setting the lowest bit leaves 62 random bits, and never 0.
-        Self { url: url.into(), instance: (i64::from_be_bytes(bytes) & i64::MAX) | 1 }
+        Self::of_instance(url, (i64::from_be_bytes(bytes) & i64::MAX) | 1)
+    }
+
+    /// The database at `url`, for the gateway of this number.
+    pub fn of_instance(url: impl Into<String>, instance: i64) -> Self {
+        Self { url: url.into(), instance, patience: PATIENCE }
     }
 }
 

@@ -16,8 +16,8 @@ use s3s::{S3Error, S3Result};
 use subtle::ConstantTimeEq;
 
 use super::checksum::{Announced, Hashers};
-use super::error;
 use super::host::Target;
+use super::{XML_BODY_BYTES_MAX, error};
 use crate::gateway::body::{BodyError, TimedBody};
 
 /// Queries of PUTs whose bodies are objects or parts; every other name in a query selects something else.
@@ -61,6 +61,7 @@ pub(super) struct Checked {
     expected: Option<Expected>,
     /// Bytes that are still to come, where the client said how many there are.
     left: Option<u64>,
+    received: usize,
     mistake: Mistake,
 }
 
@@ -82,7 +83,7 @@ impl Checked {
         let payload =
             headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes).unwrap_or_default();
         if payload.starts_with(b"STREAMING-") {
-            return Ok(Self { inner, expected: None, left: None, mistake });
+            return Ok(Self { inner, expected: None, left: None, received: 0, mistake });
         }
         let mut sha256 = [0u8; 32];
         let is_hash = hex::decode_to_slice(payload, &mut sha256).is_ok();
@@ -99,7 +100,7 @@ impl Checked {
         };
         let left =
             headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Ok(Self { inner, expected: Some(expected), left, mistake })
+        Ok(Self { inner, expected: Some(expected), left, received: 0, mistake })
     }
 
     fn finish(&mut self) -> Result<(), BodyError> {
@@ -124,6 +125,10 @@ impl Body for Checked {
         let this = self.get_mut();
         match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
+                this.received += frame.data_ref().map_or(0, Bytes::len);
+                if this.received > XML_BODY_BYTES_MAX {
+                    return Poll::Ready(Some(Err(this.mistake.note(error::document_too_long()))));
+                }
                 if let (Some(expected), Some(bytes)) = (&mut this.expected, frame.data_ref()) {
                     expected.hashers.update(bytes);
                     if let Some((_, context)) = &mut expected.sha256 {

@@ -42,6 +42,9 @@ pub(super) async fn verdict(
         S3Path::Object { bucket, key } => (bucket, &**key),
     };
     let Some(bucket) = core.meta.bucket(name).await.map_err(error::meta)? else { return Ok(None) };
+    if let Some(session) = Session::current() {
+        session.decided_on(&bucket);
+    }
     let operation = context.s3_op().name();
     // Whoever manages the bucket must be able to take a policy back.
     if access_key.is_some() && operation.ends_with("BucketPolicy") {

@@ -11,6 +11,7 @@ use s3s::dto::{
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::conditions::timestamp;
+use super::session::Session;
 use super::{access, error};
 use crate::gateway::Core;
 use crate::meta::{Bucket, Features, NewBucket, Versioning};
@@ -23,8 +24,11 @@ const MAX_BUCKETS: usize = 10_000;
 /// `true` on CreateBucket makes the bucket public.
 const PUBLIC_HEADER: &str = "x-holdfast-public";
 
-/// The bucket, or 404.
+/// The bucket, or 404. What the request's access was decided on is not read again.
 pub(crate) async fn existing(core: &Core, name: &str) -> S3Result<Bucket> {
+    if let Some(bucket) = Session::current().and_then(|session| session.take_bucket(name)) {
+        return Ok(bucket);
+    }
     core.meta.bucket(name).await.map_err(error::meta)?.ok_or_else(|| error::no_such_bucket(name))
 }
 

@@ -129,11 +129,10 @@ pub(super) async fn delete(
     Ok(S3Response::with_status(DeleteBucketCorsOutput::default(), StatusCode::NO_CONTENT))
 }
 
-async fn rules_of(core: &Core, bucket: Option<&str>) -> Vec<Rule> {
-    let Some(name) = bucket else { return Vec::new() };
-    // Without an answer there are no rules: a browser is told nothing, which is the safe side.
-    let Ok(Some(bucket)) = core.meta.bucket(name).await else { return Vec::new() };
-    document::read(core, &bucket, BucketSetting::Cors).await.ok().flatten().unwrap_or_default()
+async fn rules_of(core: &Core, bucket: Option<&str>) -> Result<Vec<Rule>, S3Error> {
+    let Some(name) = bucket else { return Ok(Vec::new()) };
+    let Some(bucket) = core.meta.bucket(name).await.map_err(error::meta)? else { return Ok(Vec::new()) };
+    Ok(document::read(core, &bucket, BucketSetting::Cors).await?.unwrap_or_default())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
@@ -161,7 +160,7 @@ pub(super) async fn preflight(
         ));
     };
     let asked = text(headers, &ACCESS_CONTROL_REQUEST_HEADERS).unwrap_or_default();
-    let rules = rules_of(core, bucket).await;
+    let rules = rules_of(core, bucket).await?;
     let rule = rules.iter().find(|rule| rule.allows(origin, method) && rule.allows_headers(asked));
     let Some(rule) = rule else {
         return Err(error::custom(
@@ -188,7 +187,8 @@ pub(super) async fn decorate(
     response: &mut Response<Body>,
 ) {
     let Ok(origin) = origin.to_str() else { return };
-    let rules = rules_of(core, bucket).await;
+    // Without an answer there are no rules: a browser is told nothing, which is the safe side.
+    let rules = rules_of(core, bucket).await.unwrap_or_default();
     if let Some(rule) = rules.iter().find(|rule| rule.allows(origin, method.as_str())) {
         allow(response.headers_mut(), rule, origin);
     }

@@ -12,7 +12,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use super::get::ReadError;
 use crate::crypt::CryptError;
 use crate::gateway::plane::NotWritable;
-use crate::meta::{Bucket, BucketError, DeleteError, MetaError, PutError, UploadError};
+use crate::meta::{Bucket, BucketError, DeleteError, MetaError, PutError, StoreError, UploadError};
 
 /// What a client is told to wait after a refused write.
 const RETRY_AFTER_S: u16 = 2;
@@ -84,7 +84,15 @@ pub(crate) fn meta(error: MetaError) -> S3Error {
         }
         _ => {}
     }
-    if error.is_retryable() { slow_down(error.to_string()) } else { internal(&error) }
+    match &error {
+        // What a database says about itself is for its operator; the client hears that waiting helps.
+        MetaError::Store(source) if source.is_retryable() || matches!(source, StoreError::Closed) => {
+            tracing::warn!(error = %source, "a request was refused for want of the metadata");
+            slow_down("The metadata cannot be reached right now; try again".to_owned())
+        }
+        error if error.is_retryable() => slow_down(error.to_string()),
+        error => internal(error),
+    }
 }
 
 /// Keys.
@@ -184,6 +192,11 @@ pub(crate) fn upload(error: UploadError) -> S3Error {
         }
         UploadError::Put(error) => put(error),
     }
+}
+
+/// A document that is longer than any that an operation needs.
+pub(crate) fn document_too_long() -> S3Error {
+    s3_error!(MaxMessageLengthExceeded, "Your request was too big.")
 }
 
 /// A request body that could not be read to its end.

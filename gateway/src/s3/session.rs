@@ -16,6 +16,7 @@ use super::condition::Facts;
 use crate::gateway::Core;
 use crate::gateway::listen::{BoxError, Peer};
 use crate::keys::{AccessKey, Place, Token, trail};
+use crate::meta::Bucket;
 
 /// The header and the parameter of a token beside a signature, as AWS names them.
 const TOKEN_HEADER: &str = "x-amz-security-token";
@@ -45,6 +46,8 @@ struct State {
     key: Option<Arc<AccessKey>>,
     token: Option<Arc<Token>>,
     place: Option<Place>,
+    /// The bucket's row, as access was decided on it.
+    row: Option<Bucket>,
     operation: String,
     bucket: String,
     object: String,
@@ -113,6 +116,16 @@ impl Session {
         self.state.lock().place = Some(place);
     }
 
+    /// Access was decided on this row.
+    pub(super) fn decided_on(&self, bucket: &Bucket) {
+        self.state.lock().row = Some(bucket.clone());
+    }
+
+    /// The row that access was decided on, once: whoever looks again wants to know what is there by then.
+    pub(super) fn take_bucket(&self, name: &str) -> Option<Bucket> {
+        self.state.lock().row.take_if(|bucket| bucket.name == name)
+    }
+
     /// The answer, which keeps the session until its last byte.
     pub(super) fn answered<B>(self: Arc<Self>, response: Response<B>) -> Response<Metered<B>> {
         self.state.lock().status = response.status().as_u16();
@@ -166,7 +179,7 @@ fn is_read(operation: &str) -> bool {
 }
 
 /// Bytes of the body as the client means it, without the marks of chunks.
-fn declared_len(headers: &HeaderMap) -> u64 {
+pub(super) fn declared_len(headers: &HeaderMap) -> u64 {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.parse().ok();
     number("x-amz-decoded-content-length").or_else(|| number("content-length")).unwrap_or(0)
 }

@@ -17,6 +17,7 @@ use holdfast_retrieval::block::BlockRef;
 use holdfast_retrieval::fetch::FetchError;
 use holdfast_retrieval::write::WriteError;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
@@ -25,14 +26,16 @@ use crate::gateway::Core;
 use crate::gateway::listen;
 use crate::gateway::plane::{NotWritable, Plane, PlaneWriter, Written};
 use crate::keys::{AccessKeys, GatewayKeys};
-use crate::meta::{Meta, RocksConfig, RocksStore};
+use crate::meta::{Meta, MetaStore, RocksConfig, RocksStore};
 
 mod browser;
 mod client;
 mod copies;
 mod guards;
 mod links;
+mod load;
 mod objects;
+mod outage;
 mod refusals;
 mod rules;
 mod snapshots;
@@ -50,6 +53,8 @@ struct MemoryPlane {
     blocks: Arc<Mutex<HashMap<Digest, Bytes>>>,
     unwritable: AtomicBool,
     fails_midway: AtomicBool,
+    /// Reads take a permit each before they find anything.
+    gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 impl Plane for MemoryPlane {
@@ -67,12 +72,18 @@ impl Plane for MemoryPlane {
 
     fn read(&self, wanted: Vec<(BlockRef, ByteRange)>) -> BoxStream<'static, Result<Bytes, FetchError>> {
         let blocks = Arc::clone(&self.blocks);
-        futures::stream::iter(wanted.into_iter().map(move |(block, range)| {
+        let gate = self.gate.lock().clone();
+        let passed = futures::stream::once(async move {
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
+        });
+        let read = futures::stream::iter(wanted.into_iter().map(move |(block, range)| {
             let bytes = blocks.lock().get(&block.digest).cloned();
             let bytes = bytes.ok_or(FetchError::NotPlaced { digest: block.digest })?;
             Ok(bytes.slice(range.start as usize..range.end() as usize))
-        }))
-        .boxed()
+        }));
+        passed.map(|()| None).chain(read.map(Some)).filter_map(std::future::ready).boxed()
     }
 }
 
@@ -142,11 +153,24 @@ impl Drop for World {
 
 impl World {
     async fn new() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    async fn configured(configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::over(configure, |store| store).await
+    }
+
+    /// A gateway over whatever `wrap` makes of its metadata store.
+    async fn over(
+        configure: impl FnOnce(&mut GatewayConfig),
+        wrap: impl FnOnce(Arc<dyn MetaStore>) -> Arc<dyn MetaStore>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = GatewayKeys::load_or_create(dir.path(), "test", SystemClock.now_ms()).unwrap();
         let transport = MemoryNetwork::new().join(keys.node_id());
-        let config = GatewayConfig::new(dir.path().to_owned(), keys.clone(), transport);
-        let store = RocksStore::open(&RocksConfig::new(dir.path().join("meta"))).unwrap();
+        let mut config = GatewayConfig::new(dir.path().to_owned(), keys.clone(), transport);
+        configure(&mut config);
+        let store = wrap(RocksStore::open(&RocksConfig::new(dir.path().join("meta"))).unwrap());
         let namespace = NamespaceKeys::new(keys.root().clone(), keys.namespace_id());
         let meta = Meta::open(store, namespace, Arc::new(SystemClock)).await.unwrap();
         let plane = Arc::new(MemoryPlane::default());

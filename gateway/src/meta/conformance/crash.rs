@@ -19,7 +19,7 @@ const WRITERS: u32 = 8;
 /// The store of this name, in any process.
 pub(crate) async fn open_named(name: &str) -> Arc<dyn MetaStore> {
     if name.starts_with("postgres") {
-        let config = PostgresConfig { url: name.to_owned(), instance: 99 };
+        let config = PostgresConfig::of_instance(name, 99);
         return PostgresStore::open(&config).await.unwrap();
     }
     RocksStore::open(&RocksConfig::new(name)).unwrap()

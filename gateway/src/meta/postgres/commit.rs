@@ -21,6 +21,7 @@ use super::super::store::{StoreError, TransactError, Write, prefix_end};
 use super::Waiting;
 use super::connection::{Session, Slot, backend, is_conflict, is_lost};
 use super::group::{Effects, Group, Needs};
+use crate::gateway::telemetry;
 
 /// Transactions of one group: enough that sync and round trips are shared, few enough that the first does not wait long.
 const GROUP_MAX: usize = 256;
@@ -61,6 +62,8 @@ enum Attempt {
     Unknown(Mark, Vec<bool>),
     /// It cannot be done now; nothing happened.
     Failed(StoreError),
+    /// The database cannot be reached; nothing happened.
+    Away(StoreError),
 }
 
 impl Committer {
@@ -82,13 +85,20 @@ impl Committer {
             {
                 self.waiting.push_back(next);
             }
-            self.commit_some().await;
+            if let Err(error) = self.commit_some().await {
+                // Nobody is made to wait for an outage once more for each group before theirs.
+                let mut waiting: Vec<Waiting> = self.waiting.drain(..).collect();
+                while let Ok(next) = queue.try_recv() {
+                    waiting.push(next);
+                }
+                answer(waiting, Err(error));
+            }
         }
         self.slot.close().await;
     }
 
-    /// Takes a group off the front of what waits and sees it through.
-    async fn commit_some(&mut self) {
+    /// Takes a group off the front of what waits and sees it through; fails when the database is not there.
+    async fn commit_some(&mut self) -> Result<(), StoreError> {
         let mut group = self.take_group();
         let deadline = Instant::now() + GROUP_WITHIN;
         let mut losses = 0;
@@ -102,6 +112,7 @@ impl Committer {
                 },
                 Attempt::Lost if losses < LOSSES_MAX && Instant::now() < deadline => {
                     losses += 1;
+                    telemetry::meta_group_lost();
                     self.size = (group.len() / 2).max(1);
                     for later in group.drain(self.size.min(group.len())..).rev() {
                         self.waiting.push_front(later);
@@ -125,12 +136,20 @@ impl Committer {
                     retryable: true,
                 }),
                 Attempt::Failed(error) => Err(error),
+                Attempt::Away(error) => {
+                    answer(group, Err(error.clone()));
+                    return Err(error);
+                }
             };
+            if let Ok(verdicts) = &verdicts {
+                let committed = verdicts.iter().filter(|held| **held).count();
+                telemetry::meta_group(committed, verdicts.len() - committed);
+            }
             if losses == 0 {
                 self.size = (self.size * 2).min(GROUP_MAX);
             }
             answer(group, verdicts);
-            return;
+            return Ok(());
         }
     }
 
@@ -147,7 +166,7 @@ impl Committer {
     async fn attempt(&self, group: &[Waiting]) -> Attempt {
         let session = match self.slot.session().await {
             Ok(session) => session,
-            Err(error) => return Attempt::Failed(error),
+            Err(error) => return Attempt::Away(error),
         };
         let decided = match self.load_and_decide(&session, group).await {
             Ok(decided) => decided,

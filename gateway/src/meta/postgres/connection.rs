@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Error, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::store::StoreError;
 use super::PostgresConfig;
+use super::address::Address;
 
 /// How long one attempt to connect may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// How long a caller waits for a database that restarts or fails over before it hears of it.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Pause after the first failed attempt; doubles up to the other.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -83,17 +81,13 @@ impl Session {
 pub(super) struct Connector {
     config: Config,
     tls: Option<MakeRustlsConnect>,
+    patience: Duration,
 }
 
 impl Connector {
-    /// Reads the URL.
+    /// Reads the URL, and the certificates that it names.
     pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
-        let unusable = |detail: String| StoreError::Backend {
-            operation: "understand its address",
-            detail,
-            retryable: false,
-        };
-        let mut parsed: Config = config.url.parse().map_err(|error: Error| unusable(full(&error)))?;
+        let Address { config: mut parsed, tls } = Address::parse(&config.url)?;
         if parsed.get_application_name().is_none() {
             parsed.application_name("holdfast");
         }
@@ -101,18 +95,8 @@ impl Connector {
             parsed.connect_timeout(CONNECT_WITHIN);
         }
         parsed.keepalives_idle(SILENCE_MAX).tcp_user_timeout(SILENCE_MAX);
-        // `prefer` would encrypt without knowing to whom: either verified, or not at all.
-        let tls = if parsed.get_ssl_mode() == SslMode::Require {
-            // Another part of the process may have chosen the same provider before.
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            let (tls, _) = MakeRustlsConnect::with_native_certs()
-                .map_err(|errors| unusable(format!("no certificates to trust were found: {errors:?}")))?;
-            Some(tls)
-        } else {
-            parsed.ssl_mode(SslMode::Disable);
-            None
-        };
-        Ok(Self { config: parsed, tls })
+        let tls = tls.map(|tls| tls.client().map(MakeRustlsConnect::new)).transpose()?;
+        Ok(Self { config: parsed, tls, patience: config.patience })
     }
 
     async fn client(&self) -> Result<Client, Error> {
@@ -133,7 +117,7 @@ impl Connector {
 
     /// Makes the table, and refuses a database that forgets what it acknowledged.
     pub(super) async fn prepare_database(&self) -> Result<(), StoreError> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let client = patiently(deadline, || self.client()).await?;
         if let Err(error) = client.batch_execute(CREATE).await {
             // Two gateways that make it at the same time may collide in the catalogue; then it is there.
@@ -165,29 +149,49 @@ impl Connector {
 /// One place for a connection; whoever finds it broken makes it anew, and the others wait for that.
 pub(super) struct Slot {
     connector: Arc<Connector>,
-    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    held: tokio::sync::Mutex<Held>,
+}
+
+/// What the last attempt to connect came to.
+enum Held {
+    /// None was made, or the connection was let go.
+    Nothing,
+    Open(Arc<Session>),
+    /// It failed, at this time.
+    Failed(Instant, StoreError),
 }
 
 impl Slot {
     pub(super) fn new(connector: Arc<Connector>) -> Self {
-        Self { connector, session: tokio::sync::Mutex::default() }
+        Self { connector, held: tokio::sync::Mutex::new(Held::Nothing) }
     }
 
-    /// The connection, waiting up to [`PATIENCE`] for a database that is not there.
+    /// The connection, waiting with the connector's patience for a database that is not there. All who wait at once wait for the
+    /// same attempt and hear the same of it: were each to try by itself, the last of many would wait for hours.
     pub(super) async fn session(&self) -> Result<Arc<Session>, StoreError> {
-        let mut held = self.session.lock().await;
-        if let Some(session) = held.as_ref().filter(|session| !session.client.is_closed()) {
-            return Ok(Arc::clone(session));
+        let asked = Instant::now();
+        let mut held = self.held.lock().await;
+        match &*held {
+            Held::Open(session) if !session.client.is_closed() => return Ok(Arc::clone(session)),
+            Held::Failed(at, error) if *at >= asked => return Err(error.clone()),
+            _ => {}
         }
-        let fresh = patiently(Instant::now() + PATIENCE, || self.connector.session()).await?;
-        let fresh = Arc::new(fresh);
-        *held = Some(Arc::clone(&fresh));
-        Ok(fresh)
+        match patiently(asked + self.connector.patience, || self.connector.session()).await {
+            Ok(fresh) => {
+                let fresh = Arc::new(fresh);
+                *held = Held::Open(Arc::clone(&fresh));
+                Ok(fresh)
+            }
+            Err(error) => {
+                *held = Held::Failed(Instant::now(), error.clone());
+                Err(error)
+            }
+        }
     }
 
     /// Lets the connection go.
     pub(super) async fn close(&self) {
-        *self.session.lock().await = None;
+        *self.held.lock().await = Held::Nothing;
     }
 }
 
@@ -246,9 +250,24 @@ fn is_passing(error: &Error) -> bool {
                 || code.code().starts_with("57")
                 || *code == SqlState::READ_ONLY_SQL_TRANSACTION
         }
-        // Anything below SQL: refused, reset, timed out, a failed look-up of the name.
-        None => true,
+        // Anything below SQL: refused, reset, timed out, a failed look-up of the name. A certificate that is not to be
+        // trusted now will not be in a moment.
+        None => !is_distrusted(error),
     }
+}
+
+/// Whether the server could not show that it is who it should be.
+fn is_distrusted(error: &Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = io.and_then(|io| io.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        source = inner.source();
+    }
+    false
 }
 
 /// The store's error for the database's.
@@ -257,7 +276,7 @@ pub(super) fn backend(operation: &'static str, error: &Error) -> StoreError {
 }
 
 /// The whole story in one line: the outer error alone says "db error".
-fn full(error: &Error) -> String {
+pub(super) fn full(error: &Error) -> String {
     let mut text = match error.as_db_error() {
         Some(said) => format!("{} ({})", said.message(), said.code().code()),
         None => error.to_string(),

@@ -10,6 +10,9 @@ pub(crate) mod server;
 
 use server::Postgres;
 
+mod outage;
+mod tls;
+
 /// A server of the test's own; every opening is another gateway.
 struct OnServer {
     server: Postgres,
@@ -23,7 +26,7 @@ impl OnServer {
 
     async fn open_store(&self) -> Arc<PostgresStore> {
         let instance = self.instances.fetch_add(1, Ordering::Relaxed);
-        PostgresStore::open(&PostgresConfig { url: self.server.url(), instance }).await.unwrap()
+        PostgresStore::open(&PostgresConfig::of_instance(self.server.url(), instance)).await.unwrap()
     }
 }
 
@@ -110,10 +113,9 @@ async fn callers_hear_the_truth_through_a_crash_of_the_database() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_is_named_and_may_come_back() {
-    let error =
-        PostgresStore::open(&PostgresConfig { url: "nonsense".to_owned(), instance: 1 }).await.err().unwrap();
+    let error = PostgresStore::open(&PostgresConfig::of_instance("nonsense", 1)).await.err().unwrap();
     assert!(!error.is_retryable() && error.to_string().contains("address"), "{error}");
-    let config = PostgresConfig { url: "postgres://u:hidden@h/d".to_owned(), instance: 1 };
+    let config = PostgresConfig::of_instance("postgres://u:hidden@h/d", 1);
     assert!(!format!("{config:?}").contains("hidden"));
 }
 

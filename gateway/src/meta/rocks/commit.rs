@@ -11,6 +11,7 @@ use super::super::store::{
     Precondition, StoreError, TransactError, Transaction, Write, add_counters, prefix_end,
 };
 use super::{Waiting, backend};
+use crate::gateway::telemetry;
 
 /// Transactions of one group: enough that the sync is shared, few enough that the first does not wait long.
 const GROUP_MAX: usize = 512;
@@ -40,6 +41,9 @@ pub(super) fn run(db: &DB, mut queue: mpsc::Receiver<Waiting>) {
         } else {
             db.write_opt(batch, &sync).map_err(|error| backend("write", &error))
         };
+        if outcome.is_ok() {
+            telemetry::meta_group(accepted.len(), refused.len());
+        }
         // Nobody waits any more when a caller was dropped; the transaction stands.
         for answer in accepted {
             drop(answer.send(outcome.clone().map_err(TransactError::Store)));

@@ -132,6 +132,8 @@ async fn compare(cluster: &Cluster, bucket: &Bucket, model: &Model) {
         for digest in read {
             let located = cluster.meta.locate(&digest).await.unwrap().expect("what is read can be located");
             assert_eq!(located.stripe.shards[located.slot].unwrap().digest, digest);
+            let to_read = cluster.meta.locate_to_read(&digest).await.unwrap().expect("and found by its hint");
+            assert_eq!(to_read.stripe.shards[to_read.slot].unwrap().digest, digest);
         }
     }
     let report = cluster.assert_sound().await;

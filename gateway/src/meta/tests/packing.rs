@@ -110,6 +110,9 @@ async fn a_merge_changes_everything_at_once() {
     for (slot, block) in blocks.iter().enumerate() {
         let located = cluster.meta.locate(&block.digest).await.unwrap().unwrap();
         assert_eq!((located.stripe.id, located.slot), (one.id, slot));
+        // The hint that the upload left names a stripe that is gone for the last of them.
+        let to_read = cluster.meta.locate_to_read(&block.digest).await.unwrap().unwrap();
+        assert_eq!((to_read.stripe, to_read.slot), (located.stripe, slot));
     }
     assert!(cluster.meta.stripe(two.id).await.unwrap().is_none());
     assert!(cluster.meta.pack_intents(10).await.unwrap().is_empty());

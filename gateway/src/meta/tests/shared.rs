@@ -5,7 +5,7 @@ use super::*;
 use crate::meta::postgres::tests::server::Postgres;
 
 async fn gateway(server: &Postgres, instance: i64) -> Arc<Meta> {
-    let config = PostgresConfig { url: server.url(), instance };
+    let config = PostgresConfig::of_instance(server.url(), instance);
     let store = PostgresStore::open(&config).await.unwrap();
     Meta::open(store, keys(1), Arc::new(TestClock::default())).await.unwrap()
 }
@@ -39,6 +39,8 @@ async fn each_sees_what_the_other_wrote(one: &Arc<Meta>, two: &Arc<Meta>, bucket
         let seen = reader.object(bucket, &key).await.unwrap().unwrap();
         assert_eq!((seen.version, seen.size), (put.version, put.size));
         let located = reader.locate(&entry(turn.into(), 1000).digest).await.unwrap();
+        let to_read = reader.locate_to_read(&entry(turn.into(), 1000).digest).await.unwrap();
+        assert_eq!(to_read.map(|to_read| to_read.stripe.id), located.as_ref().map(|found| found.stripe.id));
         assert!(located.is_some(), "the other gateway can read it, too");
         // The keys that the writer wrapped open at the reader.
         assert!(reader.read(&seen, 0..10).next().await.unwrap().is_some());
